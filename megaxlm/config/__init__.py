@@ -1,0 +1,1 @@
+"""Configs: pydantic schemas, YAML loading with dotted overrides, and the DeepSpeed JSON."""

@@ -1,0 +1,1 @@
+"""What comes next, and in what shape: shards, order, packing, masking, micro-batches."""

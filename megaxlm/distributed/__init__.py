@@ -1,0 +1,1 @@
+"""Ranks and process groups, whichever launcher started them."""

@@ -1,0 +1,1 @@
+"""The packed encoder, its heads, and the two-way bridge to Hugging Face."""

@@ -1,0 +1,1 @@
+"""What is predicted: MLM, TLM and their mixture."""

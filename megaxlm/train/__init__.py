@@ -1,0 +1,1 @@
+"""The training run: engine, loop, state and callbacks."""
