@@ -1,0 +1,258 @@
+"""The one command, `megaxlm`.
+
+Each verb imports what it needs when it runs, so that `megaxlm --help` and `data verify` start in
+a fraction of a second. This is the only module that may import `megaxlm_data`, and the only one
+that turns exceptions into exit codes: 0 done, 1 the work found something wrong, 2 bad usage or
+config, 75 stopped on request and resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from megaxlm import __version__
+from megaxlm.errors import EXIT_DONE, EXIT_FOUND_WRONG, UserError
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        verb: Verb = arguments.verb
+        return verb(arguments)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except UserError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        _say(str(error))
+        return error.exit_code
+    except Exception as error:
+        if arguments.debug:
+            traceback.print_exc()
+        _say(_describe(error, arguments.debug))
+        return EXIT_FOUND_WRONG
+
+
+def _describe(error: Exception, debug: bool) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or text
+        if error.errno == errno.ENOSPC:
+            reason = "no space left on the device; free some and run the same command again"
+        return where + reason
+    more = "" if debug else "; run it again with --debug for the traceback"
+    return f"internal error: {type(error).__name__}: {text}{more}"
+
+
+def _say(message: str) -> None:
+    """Prints one error line; of several ranks, rank 0 speaks (errors are agreed between ranks)."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"megaxlm: error: {message}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks and logs"
+    )
+    parser = argparse.ArgumentParser(
+        prog="megaxlm",
+        description="Train your own cross-lingual encoder from raw multilingual text.",
+    )
+    parser.set_defaults(debug=False)
+    parser.add_argument("--version", action="version", version=f"megaxlm {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and logs")
+    # DeepSpeed's launcher puts this before the verb; the environment says the same.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        group: argparse._SubParsersAction[argparse.ArgumentParser], name: str, verb: Verb, text: str
+    ) -> argparse.ArgumentParser:
+        added = group.add_parser(name, help=text, description=text, parents=[common])
+        added.set_defaults(verb=verb)
+        return added
+
+    data = verbs.add_parser("data", help="build, inspect and verify data sets")
+    data_verbs = data.add_subparsers(metavar="COMMAND", required=True)
+
+    build = add(data_verbs, "build", _data_build, "Corpora to tokenised Arrow shards.")
+    _config_arguments(build)
+
+    inspect = add(data_verbs, "inspect", _data_inspect, "What each language has in a data set.")
+    inspect.add_argument("directory", type=Path, metavar="DIR")
+    inspect.add_argument("--alpha", type=float, default=0.3, help="sampling exponent (0.3)")
+    inspect.add_argument("--tokens", type=_count, help="training length, for epochs (e.g. 1e9)")
+    inspect.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+
+    verify = add(data_verbs, "verify", _data_verify, "Check every shard against its checksum.")
+    verify.add_argument("directory", type=Path, metavar="DIR")
+
+    sample = add(data_verbs, "sample", _data_sample, "Write the sample corpus, of any size.")
+    sample.add_argument("directory", type=Path, metavar="OUT_DIR")
+    sample.add_argument("--languages", default="en,fr,de,es,ru,ar,zh,hi,sw", help="comma list")
+    sample.add_argument("--documents", type=int, default=2000, help="a language (2000)")
+    sample.add_argument("--pairs", type=int, default=2000, help="a language pair (2000)")
+    sample.add_argument("--retrieval", type=int, default=200, help="held-out sentences (200)")
+    sample.add_argument("--lexicon", default="full", help="small or full (full)")
+    sample.add_argument("--seed", type=int, default=0)
+
+    pretrain = add(verbs, "pretrain", _pretrain, "Train an encoder; resumes if RUN_DIR has begun.")
+    _config_arguments(pretrain)
+    pretrain.add_argument(
+        "--deepspeed_config", type=Path, metavar="FILE", help="overrides training.deepspeed_config"
+    )
+
+    evaluate = add(verbs, "evaluate", _evaluate, "Measure a run, checkpoint or HF folder.")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    evaluate.add_argument("--task", required=True, choices=["perplexity", "retrieval"])
+    evaluate.add_argument("--data", type=Path, metavar="DIR", help="data set, or retrieval files")
+    evaluate.add_argument("--pairs", help="retrieval pairs, comma list such as deu-eng (all)")
+    evaluate.add_argument("--layer", type=int, help="hidden state to pool, -1 the last")
+    evaluate.add_argument("--scoring", choices=["cosine", "margin"], default="margin")
+    evaluate.add_argument("--limit", type=int, help="at most this many sentences a pair")
+    evaluate.add_argument("--rows", type=int, default=64, help="validation rows a language (64)")
+    evaluate.add_argument("--seq-len", type=int, help="row length (that of the run, else 512)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+
+    export = add(verbs, "export", _export, "Write a Hugging Face folder.")
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    export.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+
+    bring = add(verbs, "import", _import, "Start from a published XLM-R model.")
+    bring.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    bring.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, e.g. training.max_steps=1000",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(float(text))
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of tokens")
+    return value
+
+
+def _write_json(path: Path | None, content: object) -> None:
+    if path is not None:
+        from megaxlm.data.shards import write_atomically
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())
+
+
+def _data_build(arguments: argparse.Namespace) -> int:
+    from megaxlm_data.pipeline import build
+
+    from megaxlm.config.data_build import DataBuildConfig
+    from megaxlm.config.load import load_config
+
+    build(load_config(DataBuildConfig, arguments.config, arguments.set))
+    return EXIT_DONE
+
+
+def _data_inspect(arguments: argparse.Namespace) -> int:
+    from megaxlm_data.inspect import inspect, render
+
+    report = inspect(arguments.directory, alpha=arguments.alpha, tokens=arguments.tokens)
+    print(render(report))
+    _write_json(arguments.json, report.to_json())
+    return EXIT_DONE
+
+
+def _data_verify(arguments: argparse.Namespace) -> int:
+    from megaxlm_data.verify import verify
+
+    report = verify(arguments.directory)
+    for problem in report.problems:
+        print(f"megaxlm: error: {problem}", file=sys.stderr)
+    print(report.summary())
+    return EXIT_FOUND_WRONG if report.problems else EXIT_DONE
+
+
+def _data_sample(arguments: argparse.Namespace) -> int:
+    from megaxlm_data.sample import write_corpus
+
+    write_corpus(
+        arguments.directory,
+        languages=arguments.languages.split(","),
+        documents=arguments.documents,
+        pairs=arguments.pairs,
+        retrieval=arguments.retrieval,
+        seed=arguments.seed,
+        lexicon=arguments.lexicon,
+    )
+    return EXIT_DONE
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    from megaxlm.config.load import load_config
+    from megaxlm.config.pretrain import PretrainConfig
+    from megaxlm.train.trainer import pretrain
+
+    overrides = list(arguments.set)
+    if arguments.deepspeed_config is not None:
+        overrides.append(f"training.deepspeed_config={arguments.deepspeed_config}")
+    return pretrain(load_config(PretrainConfig, arguments.config, overrides), arguments.debug)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from megaxlm.checkpoint.exchange import export_checkpoint
+
+    export_checkpoint(arguments.checkpoint, arguments.out_dir)
+    print(f"exported {arguments.checkpoint} to {arguments.out_dir}")
+    return EXIT_DONE
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from megaxlm.checkpoint.exchange import import_hf
+
+    import_hf(arguments.hf_dir, arguments.out_dir)
+    print(f"imported {arguments.hf_dir} to {arguments.out_dir}; use it as init_from")
+    return EXIT_DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from megaxlm.evaluation.command import evaluate
+
+    content, text = evaluate(
+        arguments.checkpoint,
+        task=arguments.task,
+        data=arguments.data,
+        pairs=arguments.pairs.split(",") if arguments.pairs else None,
+        layer=arguments.layer,
+        scoring=arguments.scoring,
+        limit=arguments.limit,
+        rows=arguments.rows,
+        seq_len=arguments.seq_len,
+    )
+    print(text)
+    _write_json(arguments.json, content)
+    return EXIT_DONE

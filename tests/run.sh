@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Sets everything up and runs all tests: bash tests/run.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/setup.sh
+
+ruff check .
+ruff format --check .
+mypy --strict --follow-imports=silent megaxlm/config megaxlm/data megaxlm/objectives kernels/megaxlm_kernels
+
+# Unit tests share the cores; tests that start several processes run one after the other.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+if [ $# -gt 0 ]; then
+    exec python -m pytest "$@"
+fi
+python -m pytest -q -n "$(nproc)" --dist loadfile -m "not distributed and not gpu" tests
+python -m pytest -q -m "distributed and not gpu" tests
