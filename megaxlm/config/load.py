@@ -122,6 +122,7 @@ def _apply_override(tree: dict[str, Any], origins: dict[KeyPath, str], override:
         if isinstance(target, dict) and isinstance(key, str):
             if target.get(key) is None:
                 target[key] = {}
+                origins[tuple(keys[: depth + 1])] = f"--set {override}"
             target = target[key]
             continue
         raise UserError(f"--set {override}: {_dotted(tuple(keys[: depth + 1]))} does not exist")

@@ -1,1 +1,1 @@
-"""One concern each: metrics, progress, checkpoints, evaluation."""
+"""One concern each: metrics, progress, checkpoints, evaluation. The base is in `base`."""

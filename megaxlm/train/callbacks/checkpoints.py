@@ -1,0 +1,24 @@
+"""Writes a checkpoint every N steps, at the end, and when asked to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megaxlm.train.callbacks.base import Callback, StepRecord
+
+if TYPE_CHECKING:
+    from megaxlm.train.trainer import Trainer
+
+
+class Checkpoints(Callback):
+    """Calls `Trainer.save` when it is due; runs last, so that it saves what the others hold."""
+
+    name = "checkpoints"
+
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
+
+    def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
+        """Saves at every multiple of `every_steps` and at the last step."""
+        if record.step % self.every_steps == 0 or record.step == trainer.max_steps:
+            trainer.save()

@@ -1,0 +1,58 @@
+"""The denominator of MFU: the dense matrix rate of one device, FLOP/s.
+
+Datacentre GPUs have a published dense rate (no sparsity); anything else is measured with a
+matrix product, so that MFU on a CPU means "share of what this machine's GEMM reaches".
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+# Dense bf16 tensor-core rates as NVIDIA's data sheets give them.
+PUBLISHED_BF16 = {
+    "A100": 312e12,
+    "A800": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "H800": 989e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the peak FLOP/s of one device for matrix products of `dtype`."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        # The longest matching name wins: "H100 PCIe" before "H100".
+        for key in sorted(PUBLISHED_BF16, key=len, reverse=True):
+            if key in name:
+                return PUBLISHED_BF16[key]
+    return _measured(device, dtype)
+
+
+def _measured(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    size = 4096 if device.type == "cuda" else 768
+    left = torch.ones(size, size, device=device, dtype=dtype)
+    right = torch.ones(size, size, device=device, dtype=dtype)
+    torch.mm(left, right)
+    seconds = []
+    for _ in range(repeats):
+        _synchronize(device)
+        start = time.perf_counter()
+        torch.mm(left, right)
+        _synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,54 @@
+"""Everything that can be wrong is checked here, before the first second of GPU time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.data.shards import DatasetIndex, read_index
+from megaxlm.errors import UserError
+
+POSITION_OFFSET = 2  # XLM-R counts positions from pad_token_id + 1
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A config with every derived value in place, and the index of its data set."""
+
+    config: PretrainConfig
+    index: DatasetIndex
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step over all ranks."""
+        return self.config.training.global_batch_size * self.config.data.seq_len
+
+
+def resolve_run(config: PretrainConfig) -> ResolvedRun:
+    """Reads the data set's index and fills in what the config leaves to it.
+
+    Raises:
+        UserError: The data set is missing, or model and data contradict each other.
+    """
+    index = read_index(config.data.path)
+    model, seq_len = config.model, config.data.seq_len
+    vocab_size = model.vocab_size or index.vocab_size
+    if vocab_size < index.vocab_size:
+        raise UserError(
+            f"model.vocab_size={vocab_size} is smaller than the {index.vocab_size} of the "
+            f"tokenizer of {config.data.path}; leave it out or give at least that"
+        )
+    positions = model.max_position_embeddings or seq_len + POSITION_OFFSET
+    if positions < seq_len + POSITION_OFFSET:
+        raise UserError(
+            f"model.max_position_embeddings={positions} is too small for data.seq_len={seq_len}: "
+            f"XLM-R needs seq_len + {POSITION_OFFSET} = {seq_len + POSITION_OFFSET}"
+        )
+    if config.schedule.warmup_steps > config.training.max_steps:
+        raise UserError(
+            f"schedule.warmup_steps={config.schedule.warmup_steps} exceeds "
+            f"training.max_steps={config.training.max_steps}"
+        )
+    update = {"vocab_size": vocab_size, "max_position_embeddings": positions}
+    resolved = config.model_copy(update={"model": model.model_copy(update=update)})
+    return ResolvedRun(resolved, index)

@@ -1,0 +1,134 @@
+"""One folder holds a run.
+
+RUN_DIR/config.yaml        the resolved config of the last start
+RUN_DIR/environment.json   versions, commit and hardware of each start
+RUN_DIR/tokenizer/         a copy, so that a checkpoint is complete without the data set
+RUN_DIR/checkpoints/       step-00000500/, ...
+RUN_DIR/tensorboard/, metrics.jsonl, evaluation.json
+RUN_DIR/COMPLETED          written when max_steps are done
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megaxlm import __version__
+from megaxlm.config.load import dump_config
+from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.data.shards import TOKENIZER_DIR, file_xxh3, sync_directory, write_atomically
+from megaxlm.errors import UserError
+
+COMPLETED_NAME = "COMPLETED"
+
+
+def open_run_folder(config: PretrainConfig, world_size: int) -> Any:
+    """Makes or takes over RUN_DIR on rank 0; returns the lock, to be held while the run lives.
+
+    Raises:
+        UserError: Another process trains here, the folder cannot be written, or it belongs to a
+            run with another tokenizer.
+    """
+    run_dir = config.run_dir
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(run_dir / ".lock", "a")  # noqa: SIM115 - lives as long as the run
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run_dir}: another process trains in this run_dir; wait for it or change run_dir"
+            ) from None
+        _copy_tokenizer(config.data.path / TOKENIZER_DIR, run_dir / TOKENIZER_DIR)
+        write_atomically(run_dir / "config.yaml", dump_config(config).encode())
+        starts_path = run_dir / "environment.json"
+        starts = json.loads(starts_path.read_text()) if starts_path.exists() else []
+        starts.append(describe_environment(world_size))
+        write_atomically(starts_path, (json.dumps(starts, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or run_dir}: cannot write the run folder: {error.strerror}; "
+            "choose another run_dir or free the disk"
+        ) from None
+    return lock
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    name = "sentencepiece.bpe.model"
+    if target.exists():
+        if file_xxh3(source / name) != file_xxh3(target / name):
+            raise UserError(
+                f"{target}: this run was begun with another tokenizer than {source}; "
+                "use the data set it was begun with, or a new run_dir"
+            )
+        return
+    staging = target.with_name(f"{TOKENIZER_DIR}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(source, staging)
+    os.rename(staging, target)
+    sync_directory(target.parent)
+
+
+def mark_completed(run_dir: Path, step: int) -> None:
+    """Writes the marker that tells a finished run from one that merely exited."""
+    write_atomically(run_dir / COMPLETED_NAME, json.dumps({"step": step}).encode() + b"\n")
+
+
+def describe_environment(world_size: int) -> dict[str, Any]:
+    """Returns what a reader needs to reproduce the run or to read its speed."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "megaxlm": __version__,
+        "commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("torch", "deepspeed", "transformers")},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "world_size": world_size,
+        "threads_per_rank": torch.get_num_threads(),
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # installed from a wheel, or no git here
+        return None
+    return answer.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

@@ -1,0 +1,323 @@
+"""The training loop, to be read in one sitting.
+
+`pretrain` prepares: ranks, checks, stream, engine, resume. `Trainer.fit` is the loop. What
+happens besides the step (metrics, progress, validation, checkpoints) is a callback.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from megaxlm.checkpoint.reader import CheckpointReader
+from megaxlm.checkpoint.retention import apply_retention, select_resume
+from megaxlm.checkpoint.writer import CheckpointWriter
+from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.data.batch import MicroBatch
+from megaxlm.data.loader import Stream
+from megaxlm.data.special_tokens import PAD
+from megaxlm.distributed import environment, reduce
+from megaxlm.errors import EXIT_DONE, EXIT_RESUMABLE, UserError
+from megaxlm.evaluation.perplexity import evaluate_perplexity
+from megaxlm.model.flops import step_flops
+from megaxlm.optim.schedules import learning_rate
+from megaxlm.train import run_folder
+from megaxlm.train.callbacks.base import Callback, StepRecord
+from megaxlm.train.callbacks.checkpoints import Checkpoints
+from megaxlm.train.callbacks.evaluation import Evaluation
+from megaxlm.train.callbacks.metrics import Metrics
+from megaxlm.train.callbacks.progress import Progress
+from megaxlm.train.engine import StepResult, TrainingEngine
+from megaxlm.train.peak_flops import peak_flops
+from megaxlm.train.prepare import ResolvedRun, resolve_run
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def pretrain(config: PretrainConfig, debug: bool = False) -> int:
+    """Trains a run from its beginning or from its newest valid checkpoint.
+
+    Args:
+        config: The run; `run_dir` decides whether this is a beginning or a resume.
+        debug: Lets DeepSpeed's own log through.
+
+    Returns:
+        0 when `max_steps` are done, 75 when stopped by a signal after saving.
+
+    Raises:
+        UserError: Whatever the user can mend; the same one on every rank.
+    """
+    place = environment.discover()
+    place.export()
+    run = resolve_run(config)
+    engine = TrainingEngine.create(run.config, run.index, place, debug=debug)
+    try:
+        with reduce.together():
+            lock = run_folder.open_run_folder(run.config, place) if place.rank == 0 else None
+        trainer = Trainer(run, engine, place)
+        try:
+            return trainer.fit()
+        finally:
+            trainer.close()
+            if lock is not None:
+                lock.close()
+    finally:
+        engine.close()
+
+
+class Trainer:
+    """One run on one rank: the stream, the engine, the callbacks, and what resume needs."""
+
+    def __init__(
+        self, run: ResolvedRun, engine: TrainingEngine, place: environment.Environment
+    ) -> None:
+        config = run.config
+        self.run, self.engine, self.place = run, engine, place
+        self.config = config
+        self.max_steps = config.training.max_steps
+        self.step = 0
+        self.device = engine.device
+        self.stop_signal: int | None = None
+        with reduce.together():
+            self.stream = Stream(
+                config.data.path,
+                config.data,
+                config.objectives,
+                config.masking,
+                seed=config.seed,
+                global_batch_size=config.training.global_batch_size,
+                micro_batch_size=config.training.micro_batch_size,
+                rank=place.rank,
+                world_size=place.world_size,
+            )
+        self.stream_state: dict[str, Any] | None = None
+        self.flops_per_step = step_flops(config.model, config.data, config.masking, config.training)
+        precision = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
+        self.callbacks: list[Callback] = [
+            Metrics(
+                config.logging.every_steps,
+                config.logging.tensorboard,
+                peak_flops(self.device, precision),
+            ),
+            Progress(),
+            Evaluation(config.evaluation.every_steps),
+            Checkpoints(config.checkpoint.every_steps),  # last: it saves what the others hold
+        ]
+        self.writer = CheckpointWriter(
+            self.run_dir, place.rank, place.world_size, reduce.barrier, reduce.all_ok
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return self.config.run_dir
+
+    @property
+    def rank(self) -> int:
+        """This process among all."""
+        return self.place.rank
+
+    @property
+    def world_size(self) -> int:
+        """All processes."""
+        return self.place.world_size
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of all steps done, over all ranks."""
+        return self.step * self.run.tokens_per_step
+
+    def fit(self) -> int:
+        """Runs the loop to `max_steps` or to a stop signal; returns the exit code."""
+        self._resume()
+        if self.step >= self.max_steps:
+            self._say(f"{self.run_dir} is complete at step {self.step}; nothing to do")
+            return EXIT_DONE
+        self._listen()
+        for callback in self.callbacks:
+            callback.on_train_begin(self)
+        try:
+            while self.step < self.max_steps:
+                started = time.perf_counter()
+                batches, waited = self._next_global_batch()
+                result = self.engine.train_step(batches, self._learning_rate())
+                self.step += 1
+                record, stop = self._agree(result, batches, started, waited)
+                for callback in self.callbacks:
+                    callback.on_step_end(self, record)
+                if stop and self.step < self.max_steps:
+                    self.save()
+                    self._say(f"stopped on request at step {self.step}; the same command resumes")
+                    return EXIT_RESUMABLE
+        finally:
+            for callback in self.callbacks:
+                callback.on_train_end(self)
+        if self.rank == 0:
+            run_folder.mark_completed(self.run_dir, self.step)
+        return EXIT_DONE
+
+    def save(self) -> None:
+        """Writes the checkpoint of this step and removes what retention no longer keeps."""
+        shared = {
+            "step": self.step,
+            "optimizer_step": self.engine.optimizer_step,
+            "stream": self.stream_state,
+            "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks},
+            "model": self.config.model.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json"),
+            "tokenizer_sha256": self.run.index.tokenizer_sha256,
+            "languages": list(self.run.index.languages),
+        }
+        rank_state = self.engine.rng_state()
+        self.writer.save(self.step, self.engine.fragments(), rank_state, shared)
+        if self.rank == 0:
+            policy = self.config.checkpoint
+            apply_retention(self.run_dir, policy.keep_last, policy.keep_every_steps)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measures every language of the validation split; every rank gets the same numbers."""
+        results = evaluate_perplexity(
+            self.engine.forward_module,
+            self.config.data.path,
+            self.config.data,
+            self.config.masking,
+            seed=self.config.seed,
+            max_rows_per_language=self.config.evaluation.max_rows_per_language,
+            micro_batch_size=self.config.training.micro_batch_size,
+            device=self.device,
+            reduce=reduce.all_sum,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        return {language: result.to_json() for language, result in results.items()}
+
+    def close(self) -> None:
+        """Stops the loader's thread."""
+        self.stream.close()
+
+    def _resume(self) -> None:
+        """Takes up the newest valid checkpoint, or starts from initial or given weights."""
+        found: tuple[str, str | None] | None = None
+        with reduce.together():
+            if self.rank == 0:
+                selection = select_resume(self.run_dir)
+                if selection is not None:
+                    found = (str(selection.path), selection.notice)
+        found = reduce.broadcast(found)
+        if found is None:
+            return
+        path, notice = found
+        if notice:
+            self._say(notice)
+        with reduce.together():
+            # Rank 0 has verified every hash; reading them again on each rank would only add load.
+            reader = CheckpointReader(Path(path), verify=False)
+            self._check_compatible(reader)
+            shared = reader.shared
+            self.engine.load(reader, shared["optimizer_step"])
+            self.step = shared["step"]
+            self.stream_state = shared["stream"]
+            self.stream.load_state(shared["stream"])
+            for callback in self.callbacks:
+                if callback.name in shared["callbacks"]:
+                    callback.load_state_dict(shared["callbacks"][callback.name])
+            rank_state = reader.rank_state(self.rank)
+            if rank_state is not None and reader.world_size == self.world_size:
+                self.engine.set_rng_state(rank_state)
+        self._say(f"resumed {path} at step {self.step} of {self.max_steps}")
+
+    def _check_compatible(self, reader: CheckpointReader) -> None:
+        saved = reader.shared
+        mine = self.config.model.model_dump(mode="json")
+        for key, value in mine.items():
+            if (
+                key in saved["model"]
+                and saved["model"][key] != value
+                and key not in _FREE_TO_CHANGE
+            ):
+                raise UserError(
+                    f"{reader.path}: saved with model.{key}={saved['model'][key]}, the config says "
+                    f"{value}; restore it or choose a new run_dir"
+                )
+        if saved["tokenizer_sha256"] != self.run.index.tokenizer_sha256:
+            raise UserError(
+                f"{reader.path}: saved with another tokenizer than {self.config.data.path} has; "
+                "use the data set it was trained on, or a new run_dir"
+            )
+
+    def _next_global_batch(self) -> tuple[list[MicroBatch], float]:
+        """Returns this rank's micro-batches of one step and the seconds spent waiting."""
+        started = time.perf_counter()
+        batches = []
+        for _ in range(self.stream.grad_accum_steps):
+            loaded = next(self.stream)
+            batches.append(loaded.batch)
+        self.stream_state = loaded.state_after
+        return batches, time.perf_counter() - started
+
+    def _learning_rate(self) -> float:
+        return learning_rate(
+            self.step, self.config.optimizer.lr, self.config.schedule, self.max_steps
+        )
+
+    def _agree(
+        self, result: StepResult, batches: list[MicroBatch], started: float, waited: float
+    ) -> tuple[StepRecord, bool]:
+        """Sums what ranks know apart in one small reduction: stop flag, tokens, language losses."""
+        real_tokens = sum(int((batch.tokens != PAD).sum()) for batch in batches)
+        mine = [float(self.stop_signal is not None), float(real_tokens), waited]
+        scalars = torch.tensor(mine, dtype=torch.float64, device=self.device)
+        losses, counts = result.language_loss_sum, result.language_targets  # (languages,) each
+        totals = reduce.all_sum(torch.cat([scalars, losses.double(), counts.double()])).tolist()
+        stop, real, wait = totals[: len(mine)]
+        languages = self.run.index.languages
+        sums = totals[len(mine) : len(mine) + len(languages)]
+        numbers = totals[len(mine) + len(languages) :]
+        record = StepRecord(
+            step=self.step,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            lr=result.lr,
+            skipped=result.skipped,
+            real_tokens=int(real),
+            seconds=time.perf_counter() - started,
+            data_wait_seconds=wait / self.world_size,
+            language_loss={
+                language: (total, number)
+                for language, total, number in zip(languages, sums, numbers, strict=True)
+                if number > 0
+            },
+        )
+        return record, stop > 0
+
+    def _listen(self) -> None:
+        """Lets a signal end the run at the next step boundary; a second Ctrl-C ends it at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if number == signal.SIGINT and self.stop_signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        for number in STOP_SIGNALS:
+            signal.signal(number, note)
+
+    def _say(self, message: str) -> None:
+        if self.rank == 0:
+            print(f"megaxlm: {message}", file=sys.stderr, flush=True)
+
+
+# Settings of the model that change how it is computed or regularised, not what its tensors are.
+_FREE_TO_CHANGE = frozenset(
+    {
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "activation_checkpointing",
+        "initializer_range",
+    }
+)
