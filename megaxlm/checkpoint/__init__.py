@@ -1,1 +1,1 @@
-"""Checkpoints that do not know the layout: named tensors, manifest, atomic marker."""
+"""Checkpoints that do not know the layout: named flat fragments, a manifest and a marker."""

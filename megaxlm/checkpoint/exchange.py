@@ -1,0 +1,106 @@
+"""`megaxlm export` and `megaxlm import`: between our checkpoints and Hugging Face folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from megaxlm.checkpoint.fragments import WEIGHTS_PREFIX, whole
+from megaxlm.checkpoint.manifest import sha256_of
+from megaxlm.checkpoint.resolve import (
+    SENTENCEPIECE_NAME,
+    Source,
+    Weights,
+    check_tokenizer,
+    load_tokenizer,
+    load_weights,
+)
+from megaxlm.checkpoint.writer import CheckpointWriter
+from megaxlm.data.shards import TOKENIZER_DIR, sync_directory
+from megaxlm.errors import EXIT_FOUND_WRONG, UserError
+from megaxlm.model.hf import read_hf_folder, write_hf_folder
+
+# What a Hugging Face folder may hold of its tokenizer.
+TOKENIZER_FILES = (
+    SENTENCEPIECE_NAME,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def export_checkpoint(path: Path, out_dir: Path) -> None:
+    """Writes a checkpoint as a Hugging Face folder: config, safetensors, tokenizer.
+
+    Args:
+        path: A run folder (its newest checkpoint) or a checkpoint folder.
+        out_dir: Must not exist, or be empty.
+
+    Raises:
+        UserError: The checkpoint or its tokenizer cannot be found, or `out_dir` is taken.
+        CorruptDataError: A file of the checkpoint is damaged.
+    """
+    out_dir = out_dir.absolute()  # `.` has no name to put a hidden one beside
+    weights = load_weights(path)
+    if weights.source.kind == "huggingface":
+        raise UserError(f"{path}: already a Hugging Face folder; copy it")
+    check_tokenizer(weights)
+    write_hf_folder(out_dir, weights.config, weights.parameters, weights.source.tokenizer_dir)
+
+
+def import_hf(hf_dir: Path, out_dir: Path) -> None:
+    """Writes a published model as a weights-only checkpoint, good for `init_from` and evaluation.
+
+    It is `OUT_DIR/checkpoints/step-00000000/` and `OUT_DIR/tokenizer/`, made under a hidden name
+    beside its place and renamed when complete.
+
+    Args:
+        hf_dir: A Hugging Face folder of the XLM-R family with safetensors and a tokenizer.
+        out_dir: Must not exist, or be empty.
+
+    Raises:
+        UserError: The model is of another family, has no tokenizer, or `out_dir` is taken.
+        CorruptDataError: A file of the folder is damaged.
+    """
+    out_dir = out_dir.absolute()
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise UserError(f"{out_dir}: already there and not an empty folder; name another")
+    config, parameters = read_hf_folder(hf_dir)
+    weights = Weights(config, parameters, Source("huggingface", hf_dir, hf_dir), None, {})
+    load_tokenizer(weights)
+    model_path = hf_dir / SENTENCEPIECE_NAME
+    shared = {
+        "model": config.model_dump(mode="json"),
+        "tokenizer_sha256": sha256_of(model_path) if model_path.is_file() else None,
+        "imported_from": str(hf_dir),
+    }
+    partial = out_dir.with_name(f".{out_dir.name}.partial")
+    try:
+        if partial.exists():  # left by an import that was killed
+            shutil.rmtree(partial)
+        (partial / TOKENIZER_DIR).mkdir(parents=True)
+        for name in TOKENIZER_FILES:
+            if (hf_dir / name).is_file():
+                _copy_synced(hf_dir / name, partial / TOKENIZER_DIR / name)
+        sync_directory(partial / TOKENIZER_DIR)
+        fragments = (whole(WEIGHTS_PREFIX + name, value) for name, value in parameters.items())
+        CheckpointWriter(partial).save(0, fragments, {}, shared)
+        sync_directory(partial)
+        os.replace(partial, out_dir)
+        sync_directory(out_dir.parent)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or out_dir}: cannot be written: {error.strerror}; "
+            "make room or name another folder",
+            exit_code=EXIT_FOUND_WRONG,
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_synced(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    with open(target, "rb") as file:
+        os.fsync(file.fileno())

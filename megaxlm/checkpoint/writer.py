@@ -1,0 +1,343 @@
+"""Writes a checkpoint from all ranks so that a kill or a full disk never costs a finished one.
+
+Each rank streams its own fragments into one safetensors file of a staging folder, hashing on the
+way; rank 0 then checks that all fragments together tile every tensor, writes manifest and marker,
+and renames the folder. Nothing here knows torch.distributed: a barrier and an agreement
+(`all_ok`, true if it was true on every rank) come in as callables, and what ranks must tell each
+other goes through small files in the staging folder, which lies on a file system they share.
+
+torch.distributed.checkpoint was weighed: its metadata is a pickle, and it neither hashes nor
+stages a whole checkpoint, so the parts that matter here would be ours all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import megaxlm
+from megaxlm.checkpoint import state_json
+from megaxlm.checkpoint.catalog import record_saved, remove_leftovers
+from megaxlm.checkpoint.fragments import DTYPE_NAMES, Fragment, StoredFragment, ordered_cover
+from megaxlm.checkpoint.manifest import (
+    CHECKPOINTS_DIR,
+    MANIFEST_NAME,
+    MARKER_NAME,
+    REPLACED,
+    SHARED_NAME,
+    STAGING,
+    FileEntry,
+    Manifest,
+    TensorEntry,
+    data_name,
+    state_name,
+    step_name,
+)
+from megaxlm.data.shards import sync_directory
+from megaxlm.errors import EXIT_FOUND_WRONG, UserError
+
+FREE_SPACE_FACTOR = 1.2  # of the estimated bytes: room for manifest, metrics and block rounding
+_CHUNK_BYTES = 32 << 20  # what is copied from a device at a time
+_SIDE_STATE_BYTES = 64 << 10  # estimate of one rank's JSON state, 16 KiB with two random states
+
+
+class CheckpointWriter:
+    """Saves checkpoints of one run; every rank holds one and calls `save` together.
+
+    Args:
+        run_dir: The run folder, on a file system that all ranks share.
+        rank: This rank.
+        world_size: Ranks that save together.
+        barrier: Returns once every rank has called it.
+        all_ok: Returns on every rank whether every rank passed True.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], None] = lambda: None,
+        all_ok: Callable[[bool], bool] = lambda ok: ok,
+    ) -> None:
+        self._parent = run_dir / CHECKPOINTS_DIR
+        self._rank = rank
+        self._world_size = world_size
+        self._barrier = barrier
+        self._all_ok = all_ok
+
+    def save(
+        self,
+        step: int,
+        fragments: Iterable[Fragment],
+        rank_state: Mapping[str, Any],
+        shared: Mapping[str, Any],
+    ) -> Path:
+        """Writes the checkpoint of `step`; an earlier one of the same step is replaced.
+
+        Args:
+            step: Optimizer updates done.
+            fragments: The ranges that this rank owns; over all ranks they tile every tensor.
+            rank_state: This rank's own state, as `state_json` can hold it.
+            shared: What is one for all ranks (rank 0's is written); `model` (the resolved
+                ModelConfig as a dict) and `tokenizer_sha256` are what `load_model` looks for.
+
+        Returns:
+            The finished folder.
+
+        Raises:
+            UserError: Some rank could not write (disk full, no permission). Every rank raises,
+                nothing is left of this checkpoint, and earlier ones are intact.
+            ValueError: The fragments overlap or leave a gap.
+        """
+        staging = self._parent / (step_name(step) + STAGING)
+        owned: list[Fragment] = []
+
+        def prepare() -> None:
+            if self._rank == 0:
+                self._parent.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(self._parent)
+                staging.mkdir()
+
+        def plan() -> None:
+            owned.extend(fragment for fragment in fragments)
+            size = sum(fragment.num_bytes for fragment in owned)
+            _write_synced(self._side_file(staging, "bytes"), json.dumps(size).encode())
+
+        def check_space() -> None:
+            if self._rank == 0:
+                ranks = range(self._world_size)
+                size = sum(_read_json(self._side_file(staging, "bytes", rank)) for rank in ranks)
+                _require_free_space(staging, size + self._world_size * _SIDE_STATE_BYTES)
+
+        self._together(step, staging, prepare)
+        self._together(step, staging, plan)
+        self._together(step, staging, check_space)
+        self._together(step, staging, lambda: self._write_own(staging, owned, rank_state))
+        self._together(step, staging, lambda: self._publish(step, staging, shared))
+        return self._parent / step_name(step)
+
+    def _side_file(self, staging: Path, kind: str, rank: int | None = None) -> Path:
+        return staging / f"rank-{self._rank if rank is None else rank:05d}.{kind}.tmp"
+
+    def _together(self, step: int, staging: Path, action: Callable[[], None]) -> None:
+        """Runs one phase on every rank; if it fails on one, cleans up and raises on all."""
+        error: Exception | None = None
+        try:
+            action()
+        except Exception as caught:  # every rank must hear of it, or the others wait forever
+            error = caught
+            self._tell(step, staging, caught)
+        if self._all_ok(error is None):  # no rank returns before every rank has come here
+            return
+        message = self._heard(step, staging, error)
+        self._barrier()  # every rank has read what the failing one wrote
+        if self._rank == 0:
+            shutil.rmtree(staging, ignore_errors=True)
+        self._barrier()
+        if error is None or isinstance(error, OSError | UserError):
+            raise UserError(message, exit_code=EXIT_FOUND_WRONG) from error
+        raise error
+
+    def _tell(self, step: int, staging: Path, error: Exception) -> None:
+        # What this rank has written is of no more use; its space lets the message be written.
+        for name in (data_name(self._rank), state_name(self._rank)):
+            _unlink_quietly(staging / name)
+        try:
+            content = json.dumps(_describe(step, staging, error)).encode()
+            self._side_file(staging, "failure").write_bytes(content)
+        except OSError:  # the others then say that some rank failed; this one says why
+            return
+
+    def _heard(self, step: int, staging: Path, error: Exception | None) -> str:
+        """Returns what the first failing rank wrote; the same on every rank if it could write."""
+        for rank in range(self._world_size):
+            try:
+                message = str(_read_json(self._side_file(staging, "failure", rank)))
+            except (OSError, ValueError):  # that rank is well, or had no room for a message
+                continue
+            return message + (f" (rank {rank})" if self._world_size > 1 else "")
+        if error is not None:
+            return _describe(step, staging, error)
+        return f"{staging}: checkpoint of step {step} failed on another rank; see its output"
+
+    def _write_own(
+        self, staging: Path, owned: list[Fragment], rank_state: Mapping[str, Any]
+    ) -> None:
+        files: dict[str, FileEntry] = {}
+        tensors: dict[str, dict[str, Any]] = {}
+        for fragment in owned:
+            entry = tensors.setdefault(
+                fragment.name,
+                {
+                    "shape": list(fragment.shape),
+                    "dtype": DTYPE_NAMES[fragment.tensor.dtype],
+                    "fragments": [],
+                },
+            )
+            if entry["shape"] != list(fragment.shape):
+                raise ValueError(f"{fragment.name}: fragments of two shapes on one rank")
+            if fragment.numel:
+                entry["fragments"].append([fragment.start, fragment.numel])
+        stored = [fragment for fragment in owned if fragment.numel]
+        if stored:
+            name = data_name(self._rank)
+            files[name] = write_safetensors(staging / name, stored)
+        name = state_name(self._rank)
+        files[name] = _write_synced(staging / name, state_json.dumps(rank_state))
+        content = {
+            "tensors": tensors,
+            "files": {name: [entry.size, entry.sha256] for name, entry in files.items()},
+        }
+        _write_synced(self._side_file(staging, "entry"), json.dumps(content).encode())
+
+    def _publish(self, step: int, staging: Path, shared: Mapping[str, Any]) -> None:
+        if self._rank != 0:
+            return
+        tensors, files = self._merge(staging)
+        versions = {
+            "megaxlm": megaxlm.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        content = {"versions": versions, **shared, "step": step}
+        files[SHARED_NAME] = _write_synced(staging / SHARED_NAME, state_json.dumps(content))
+        manifest = Manifest(step, self._world_size, tensors, files).to_bytes()
+        _write_synced(staging / MANIFEST_NAME, manifest)
+        for side_file in staging.glob("*.tmp"):
+            side_file.unlink()
+        sync_directory(staging)
+        marker = hashlib.sha256(manifest).hexdigest() + "\n"
+        _write_synced(staging / MARKER_NAME, marker.encode())
+        sync_directory(staging)
+        final = self._parent / step_name(step)
+        replaced = final.with_name(final.name + REPLACED)
+        if final.exists():
+            os.rename(final, replaced)
+        os.rename(staging, final)
+        sync_directory(self._parent)
+        record_saved(self._parent, step)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+
+    def _merge(self, staging: Path) -> tuple[dict[str, TensorEntry], dict[str, FileEntry]]:
+        """Returns what all ranks wrote, having checked that every tensor is tiled exactly."""
+        shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+        pieces: dict[str, list[StoredFragment]] = {}
+        files: dict[str, FileEntry] = {}
+        for rank in range(self._world_size):
+            entry = _read_json(self._side_file(staging, "entry", rank))
+            files.update({name: FileEntry(*of) for name, of in entry["files"].items()})
+            for name, tensor in entry["tensors"].items():
+                kind = (tuple(tensor["shape"]), tensor["dtype"])
+                if shapes.setdefault(name, kind) != kind:
+                    raise ValueError(
+                        f"{name}: rank {rank} has shape and dtype {kind}, others {shapes[name]}"
+                    )
+                pieces.setdefault(name, []).extend(
+                    StoredFragment(rank, start, numel) for start, numel in tensor["fragments"]
+                )
+        tensors = {
+            name: TensorEntry(shape, dtype, ordered_cover(name, shape, pieces[name]))
+            for name, (shape, dtype) in shapes.items()
+        }
+        return tensors, files
+
+
+def write_safetensors(path: Path, fragments: list[Fragment]) -> FileEntry:
+    """Streams fragments into one safetensors file in a single pass, hashing and syncing it.
+
+    The library's own writer takes the whole file as host memory and leaves the hash to a second
+    pass over the disk; here a device's tensors cross in chunks of 32 MiB.
+
+    Raises:
+        ValueError: A rank gives the same range of a tensor twice.
+        OSError: The file cannot be written.
+    """
+    # Widest elements first: every offset is then a multiple of its element size.
+    ordered = sorted(fragments, key=lambda fragment: -fragment.tensor.element_size())
+    header: dict[str, Any] = {}
+    offset = 0
+    for fragment in ordered:
+        if fragment.key in header:
+            raise ValueError(f"{fragment.name}: two fragments start at {fragment.start}")
+        header[fragment.key] = {
+            "dtype": DTYPE_NAMES[fragment.tensor.dtype],
+            "shape": [fragment.numel],
+            "data_offsets": [offset, offset + fragment.num_bytes],
+        }
+        offset += fragment.num_bytes
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    digest = hashlib.sha256()
+    with open(path, "wb", buffering=0) as file:
+
+        def put(content: bytes | memoryview) -> None:
+            digest.update(content)
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+
+        put(len(encoded).to_bytes(8, "little") + encoded)
+        for fragment in ordered:
+            for chunk in _host_chunks(fragment.tensor):
+                put(chunk)
+        os.fsync(file.fileno())
+    return FileEntry(8 + len(encoded) + offset, digest.hexdigest())
+
+
+def _host_chunks(tensor: Tensor) -> Iterable[memoryview]:
+    for part in torch.split(tensor.detach(), max(1, _CHUNK_BYTES // tensor.element_size())):
+        yield part.cpu().contiguous().view(torch.uint8).numpy().data
+
+
+def _write_synced(path: Path, content: bytes) -> FileEntry:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def _unlink_quietly(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # rank 0 removes the whole folder next
+        return
+
+
+def _require_free_space(folder: Path, size: int) -> None:
+    needed = int(size * FREE_SPACE_FACTOR)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder.parent}: a checkpoint needs {needed / 2**20:,.1f} MiB, only "
+            f"{free / 2**20:,.1f} MiB are free; make room or lower checkpoint.keep_last",
+            exit_code=EXIT_FOUND_WRONG,
+        )
+
+
+def _describe(step: int, staging: Path, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = error.filename or staging
+        return (
+            f"{where}: checkpoint of step {step} could not be written: "
+            f"{error.strerror or error}; make room or mend the file system and resume, "
+            "earlier checkpoints are intact"
+        )
+    return f"{staging}: checkpoint of step {step} failed: {type(error).__name__}: {error}"
