@@ -234,12 +234,13 @@ class Shard:
                     f"{path}: {size} bytes where dataset.json says {info.size}; "
                     "run `megaxlm data verify` and build this data set again"
                 )
-            self._map = pa.memory_map(str(path))
-            reader = pa.ipc.open_file(self._map)
-            batch = reader.get_batch(0)
+            # Closing gives the descriptor back at once; the views below keep the mapping itself.
+            with pa.memory_map(str(path)) as mapped:
+                batch = pa.ipc.open_file(mapped).get_batch(0)
+            batch.validate()  # an altered header may point outside the file
         except FileNotFoundError:
             raise CorruptDataError(f"{path}: shard is missing; build this data set again") from None
-        except pa.ArrowInvalid as error:
+        except (OSError, pa.ArrowException) as error:
             raise CorruptDataError(
                 f"{path}: not a readable Arrow file ({error}); build this data set again"
             ) from None
