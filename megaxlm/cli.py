@@ -215,12 +215,15 @@ def _data_sample(arguments: argparse.Namespace) -> int:
 def _pretrain(arguments: argparse.Namespace) -> int:
     from megaxlm.config.load import load_config
     from megaxlm.config.pretrain import PretrainConfig
-    from megaxlm.train.trainer import pretrain
 
     overrides = list(arguments.set)
     if arguments.deepspeed_config is not None:
         overrides.append(f"training.deepspeed_config={arguments.deepspeed_config}")
-    return pretrain(load_config(PretrainConfig, arguments.config, overrides), arguments.debug)
+    config = load_config(PretrainConfig, arguments.config, overrides)
+
+    from megaxlm.train.trainer import pretrain  # torch and DeepSpeed: only for a sound config
+
+    return pretrain(config, arguments.debug)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -240,9 +243,11 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from megaxlm.evaluation.command import evaluate
 
-    content, text = evaluate(
+    content, table = evaluate(
         arguments.checkpoint,
         task=arguments.task,
         data=arguments.data,
@@ -253,6 +258,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         rows=arguments.rows,
         seq_len=arguments.seq_len,
     )
-    print(text)
+    Console().print(table)
     _write_json(arguments.json, content)
     return EXIT_DONE

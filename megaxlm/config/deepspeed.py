@@ -169,11 +169,13 @@ def resolve_deepspeed_config(
     _fill(config, "bf16.check_grad_overflow", True)
     _fill_dtypes(config, stage, bf16)
     for key, (stages, default) in ZERO_DEFAULTS.items():
-        # Pinned, because DeepSpeed's own defaults move, and bucket sizes have changed results.
-        if stage in stages and zero.get(f"stage3_{key}") is None:
-            _fill(config, f"zero_optimization.{key}", default)
-        elif zero.get(key) == AUTO:
-            del zero[key]
+        short = key.removeprefix("stage3_")
+        spelled = short if short in zero else key
+        if stage in stages:
+            # Pinned: DeepSpeed's own defaults move, and bucket sizes have changed results.
+            _fill(config, f"zero_optimization.{spelled}", default)
+        elif zero.get(spelled) == AUTO:
+            del zero[spelled]
     config.setdefault("zero_allow_untested_optimizer", True)
     if zero.get("offload_optimizer"):
         # The optimizer is torch's fused AdamW, which runs on CPU tensors too.

@@ -21,7 +21,7 @@ TOP_LEVEL_KEYS = frozenset(
     """.split()
 )
 
-# Keys with the prefix `stage3_` are DeepSpeed's aliases of the same field.
+# DeepSpeed takes each of these with and without the prefix `stage3_`.
 _STAGE3_KEYS = """
     prefetch_bucket_size param_persistence_threshold model_persistence_threshold
     max_live_parameters max_reuse_distance gather_16bit_weights_on_model_save
@@ -52,10 +52,10 @@ ZERO_DEFAULTS: dict[str, tuple[tuple[int, ...], Any]] = {
     "reduce_scatter": ((1, 2, 3), True),
     "overlap_comm": ((1, 2), False),  # stage 3: DeepSpeed overlaps by default
     "round_robin_gradients": ((1, 2), False),
-    "prefetch_bucket_size": ((3,), 50_000_000),
-    "param_persistence_threshold": ((3,), 100_000),
-    "max_live_parameters": ((3,), 1_000_000_000),
-    "max_reuse_distance": ((3,), 1_000_000_000),
+    "stage3_prefetch_bucket_size": ((3,), 50_000_000),
+    "stage3_param_persistence_threshold": ((3,), 100_000),
+    "stage3_max_live_parameters": ((3,), 1_000_000_000),
+    "stage3_max_reuse_distance": ((3,), 1_000_000_000),
     "sub_group_size": ((3,), 1_000_000_000),
 }
 

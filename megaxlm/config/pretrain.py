@@ -141,9 +141,13 @@ class LoggingConfig(Section):
 class EvaluationConfig(Section):
     """Validation inside a run, and how sentences are pooled for retrieval."""
 
-    every_steps: int | None = Field(default=None, ge=1)  # None: at the end alone
+    every_steps: int | None = Field(default=None, ge=1)  # None: at the beginning and the end
     max_rows_per_language: int = Field(default=64, ge=1)
+    retrieval: Path | None = None  # folder of sentence pairs in Tatoeba format
+    retrieval_pairs: list[str] | None = None  # None: every pair of the folder
+    retrieval_limit: int | None = Field(default=1_000, ge=2)  # sentences a pair
     retrieval_layer: int = Field(default=-1)  # hidden state that is mean pooled; -1: the last
+    retrieval_scoring: Literal["cosine", "margin"] = "margin"
 
 
 class PretrainConfig(Section):

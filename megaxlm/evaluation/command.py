@@ -90,6 +90,10 @@ def evaluate(
         micro_batch_size=8,
         device=device,
     )
+    if not perplexity:
+        raise UserError(
+            f"{directory}: no validation text; build it again with validation_fraction above 0"
+        )
     document = evaluation_to_json(str(checkpoint), perplexity=perplexity)
     return document, perplexity_table(perplexity)
 

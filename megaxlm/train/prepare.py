@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.data.shards import DatasetIndex, read_index
 from megaxlm.errors import UserError
+from megaxlm.optim.schedules import check_schedule
 
 POSITION_OFFSET = 2  # XLM-R counts positions from pad_token_id + 1
 
@@ -44,11 +45,7 @@ def resolve_run(config: PretrainConfig) -> ResolvedRun:
             f"model.max_position_embeddings={positions} is too small for data.seq_len={seq_len}: "
             f"XLM-R needs seq_len + {POSITION_OFFSET} = {seq_len + POSITION_OFFSET}"
         )
-    if config.schedule.warmup_steps > config.training.max_steps:
-        raise UserError(
-            f"schedule.warmup_steps={config.schedule.warmup_steps} exceeds "
-            f"training.max_steps={config.training.max_steps}"
-        )
+    check_schedule(config.schedule, config.training.max_steps)
     update = {"vocab_size": vocab_size, "max_position_embeddings": positions}
     resolved = config.model_copy(update={"model": model.model_copy(update=update)})
     return ResolvedRun(resolved, index)

@@ -27,7 +27,13 @@ import torch
 from megaxlm import __version__
 from megaxlm.config.load import dump_config
 from megaxlm.config.pretrain import PretrainConfig
-from megaxlm.data.shards import TOKENIZER_DIR, file_xxh3, sync_directory, write_atomically
+from megaxlm.data.shards import (
+    TOKENIZER_DIR,
+    file_xxh3,
+    sync_directory,
+    tokenizer_path,
+    write_atomically,
+)
 from megaxlm.errors import UserError
 
 COMPLETED_NAME = "COMPLETED"
@@ -50,7 +56,7 @@ def open_run_folder(config: PretrainConfig, world_size: int) -> Any:
             raise UserError(
                 f"{run_dir}: another process trains in this run_dir; wait for it or change run_dir"
             ) from None
-        _copy_tokenizer(config.data.path / TOKENIZER_DIR, run_dir / TOKENIZER_DIR)
+        _copy_tokenizer(config.data.path, run_dir)
         write_atomically(run_dir / "config.yaml", dump_config(config).encode())
         starts_path = run_dir / "environment.json"
         starts = json.loads(starts_path.read_text()) if starts_path.exists() else []
@@ -64,10 +70,10 @@ def open_run_folder(config: PretrainConfig, world_size: int) -> Any:
     return lock
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    name = "sentencepiece.bpe.model"
+def _copy_tokenizer(dataset_dir: Path, run_dir: Path) -> None:
+    source, target = dataset_dir / TOKENIZER_DIR, run_dir / TOKENIZER_DIR
     if target.exists():
-        if file_xxh3(source / name) != file_xxh3(target / name):
+        if file_xxh3(tokenizer_path(dataset_dir)) != file_xxh3(tokenizer_path(run_dir)):
             raise UserError(
                 f"{target}: this run was begun with another tokenizer than {source}; "
                 "use the data set it was begun with, or a new run_dir"

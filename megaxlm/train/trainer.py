@@ -20,12 +20,17 @@ from megaxlm.checkpoint.retention import apply_retention, select_resume
 from megaxlm.checkpoint.writer import CheckpointWriter
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.data.batch import MicroBatch
-from megaxlm.data.loader import Stream
+from megaxlm.data.masking import targets_per_row
+from megaxlm.data.shards import tokenizer_path
 from megaxlm.data.special_tokens import PAD
+from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.distributed import environment, reduce
 from megaxlm.errors import EXIT_DONE, EXIT_RESUMABLE, UserError
 from megaxlm.evaluation.perplexity import evaluate_perplexity
-from megaxlm.model.flops import step_flops
+from megaxlm.evaluation.report import evaluation_to_json
+from megaxlm.evaluation.retrieval import evaluate_retrieval
+from megaxlm.model.flops import TrainingFlops, training_flops
+from megaxlm.objectives.mixture import open_stream
 from megaxlm.optim.schedules import learning_rate
 from megaxlm.train import run_folder
 from megaxlm.train.callbacks.base import Callback, StepRecord
@@ -59,7 +64,11 @@ def pretrain(config: PretrainConfig, debug: bool = False) -> int:
     engine = TrainingEngine.create(run.config, run.index, place, debug=debug)
     try:
         with reduce.together():
-            lock = run_folder.open_run_folder(run.config, place) if place.rank == 0 else None
+            lock = (
+                run_folder.open_run_folder(run.config, place.world_size)
+                if place.rank == 0
+                else None
+            )
         trainer = Trainer(run, engine, place)
         try:
             return trainer.fit()
@@ -85,7 +94,7 @@ class Trainer:
         self.device = engine.device
         self.stop_signal: int | None = None
         with reduce.together():
-            self.stream = Stream(
+            self.stream = open_stream(
                 config.data.path,
                 config.data,
                 config.objectives,
@@ -97,7 +106,6 @@ class Trainer:
                 world_size=place.world_size,
             )
         self.stream_state: dict[str, Any] | None = None
-        self.flops_per_step = step_flops(config.model, config.data, config.masking, config.training)
         precision = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
         self.callbacks: list[Callback] = [
             Metrics(
@@ -132,6 +140,18 @@ class Trainer:
     def tokens_seen(self) -> int:
         """Tokens of all steps done, over all ranks."""
         return self.step * self.run.tokens_per_step
+
+    def flops(self, steps: int, attention_pairs: int) -> TrainingFlops:
+        """Counts what some steps of all ranks need, forward and backward.
+
+        Args:
+            steps: Optimizer steps.
+            attention_pairs: Squared segment lengths, summed over these steps.
+        """
+        seq_len = self.config.data.seq_len
+        rows = steps * self.config.training.global_batch_size
+        targets = rows * targets_per_row(self.config.masking, seq_len)
+        return training_flops(self.config.model, rows * seq_len, targets, seq_len, attention_pairs)
 
     def fit(self) -> int:
         """Runs the loop to `max_steps` or to a stop signal; returns the exit code."""
@@ -178,24 +198,44 @@ class Trainer:
         self.writer.save(self.step, self.engine.fragments(), rank_state, shared)
         if self.rank == 0:
             policy = self.config.checkpoint
-            apply_retention(self.run_dir, policy.keep_last, policy.keep_every_steps)
+            apply_retention(self.run_dir, policy.keep_last, policy.keep_every_steps, self.step)
 
     def evaluate(self) -> dict[str, Any]:
-        """Measures every language of the validation split; every rank gets the same numbers."""
-        results = evaluate_perplexity(
+        """Measures every language of the validation split, and retrieval if the config names it.
+
+        Returns:
+            A document of `evaluation_to_json`, the same on every rank.
+        """
+        settings = self.config.evaluation
+        perplexity = evaluate_perplexity(
             self.engine.forward_module,
             self.config.data.path,
             self.config.data,
             self.config.masking,
             seed=self.config.seed,
-            max_rows_per_language=self.config.evaluation.max_rows_per_language,
+            max_rows_per_language=settings.max_rows_per_language,
             micro_batch_size=self.config.training.micro_batch_size,
             device=self.device,
             reduce=reduce.all_sum,
             rank=self.rank,
             world_size=self.world_size,
         )
-        return {language: result.to_json() for language, result in results.items()}
+        retrieval = None
+        if settings.retrieval is not None:
+            retrieval = evaluate_retrieval(
+                self.engine.model,
+                Tokenizer(tokenizer_path(self.run_dir)),
+                settings.retrieval,
+                settings.retrieval_pairs,
+                layer=settings.retrieval_layer,
+                scoring=settings.retrieval_scoring,
+                limit=settings.retrieval_limit,
+                device=self.device,
+                reduce=reduce.all_sum,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
+        return evaluation_to_json(str(self.run_dir), perplexity, retrieval)
 
     def close(self) -> None:
         """Stops the loader's thread."""
@@ -203,34 +243,27 @@ class Trainer:
 
     def _resume(self) -> None:
         """Takes up the newest valid checkpoint, or starts from initial or given weights."""
-        found: tuple[str, str | None] | None = None
-        with reduce.together():
-            if self.rank == 0:
-                selection = select_resume(self.run_dir)
-                if selection is not None:
-                    found = (str(selection.path), selection.notice)
-        found = reduce.broadcast(found)
+        found = select_resume(self.run_dir, self.rank, self.world_size, reduce.all_ok)
         if found is None:
             return
-        path, notice = found
-        if notice:
-            self._say(notice)
+        if found.notice:
+            self._say(found.notice)
+        reader = CheckpointReader(found.path, verify=False)  # the ranks have just shared that
         with reduce.together():
-            # Rank 0 has verified every hash; reading them again on each rank would only add load.
-            reader = CheckpointReader(Path(path), verify=False)
             self._check_compatible(reader)
             shared = reader.shared
-            self.engine.load(reader, shared["optimizer_step"])
-            self.step = shared["step"]
-            self.stream_state = shared["stream"]
             self.stream.load_state(shared["stream"])
-            for callback in self.callbacks:
-                if callback.name in shared["callbacks"]:
-                    callback.load_state_dict(shared["callbacks"][callback.name])
-            rank_state = reader.rank_state(self.rank)
-            if rank_state is not None and reader.world_size == self.world_size:
-                self.engine.set_rng_state(rank_state)
-        self._say(f"resumed {path} at step {self.step} of {self.max_steps}")
+        self.engine.load(reader, shared["optimizer_step"])
+        self.step = shared["step"]
+        self.stream_state = shared["stream"]
+        for callback in self.callbacks:
+            if callback.name in shared["callbacks"]:
+                callback.load_state_dict(shared["callbacks"][callback.name])
+        rank_state = reader.rank_state(self.rank)
+        if rank_state is not None and reader.world_size == self.world_size:
+            self.engine.set_rng_state(rank_state)
+        reader.close()
+        self._say(f"resumed {found.path} at step {self.step} of {self.max_steps}")
 
     def _check_compatible(self, reader: CheckpointReader) -> None:
         saved = reader.shared
@@ -271,11 +304,12 @@ class Trainer:
     ) -> tuple[StepRecord, bool]:
         """Sums what ranks know apart in one small reduction: stop flag, tokens, language losses."""
         real_tokens = sum(int((batch.tokens != PAD).sum()) for batch in batches)
-        mine = [float(self.stop_signal is not None), float(real_tokens), waited]
+        pairs = sum(int(batch.cu_seqlens.diff().long().square().sum()) for batch in batches)
+        mine = [float(self.stop_signal is not None), float(real_tokens), float(pairs), waited]
         scalars = torch.tensor(mine, dtype=torch.float64, device=self.device)
         losses, counts = result.language_loss_sum, result.language_targets  # (languages,) each
         totals = reduce.all_sum(torch.cat([scalars, losses.double(), counts.double()])).tolist()
-        stop, real, wait = totals[: len(mine)]
+        stop, real, pairs, wait = totals[: len(mine)]
         languages = self.run.index.languages
         sums = totals[len(mine) : len(mine) + len(languages)]
         numbers = totals[len(mine) + len(languages) :]
@@ -286,6 +320,7 @@ class Trainer:
             lr=result.lr,
             skipped=result.skipped,
             real_tokens=int(real),
+            attention_pairs=int(pairs),
             seconds=time.perf_counter() - started,
             data_wait_seconds=wait / self.world_size,
             language_loss={

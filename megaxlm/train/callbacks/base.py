@@ -19,6 +19,7 @@ class StepRecord:
     lr: float
     skipped: bool  # the update was not applied: a loss or gradient was not finite
     real_tokens: int  # non-padding tokens over all ranks
+    attention_pairs: int  # squared lengths of all attention segments, summed
     seconds: float  # wall time of the step, data wait included
     data_wait_seconds: float  # wait for the loader, mean over ranks
     language_loss: dict[str, tuple[float, float]] = field(default_factory=dict)  # sum, targets

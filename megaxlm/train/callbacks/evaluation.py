@@ -1,11 +1,18 @@
-"""Validation inside a run: loss and bits per byte of each language on fixed rows and masks."""
+"""Evaluation inside a run: bits per byte of each language, and retrieval where pairs are given.
+
+The first evaluation measures the untrained model and the last the trained one; rank 0 prints
+both side by side, because what each language got is the first thing to know of a run.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from megaxlm.data.shards import write_atomically
+from megaxlm.evaluation.report import render_comparison
 from megaxlm.train.callbacks.base import Callback, StepRecord
 
 if TYPE_CHECKING:
@@ -24,7 +31,7 @@ class Evaluation(Callback):
         self.panel: list[dict[str, Any]] = []
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        """Measures the untrained model, so that a run shows what it gained."""
+        """Measures the untrained model."""
         if trainer.step == 0:
             self._evaluate(trainer)
 
@@ -33,6 +40,11 @@ class Evaluation(Callback):
         due = self.every_steps is not None and record.step % self.every_steps == 0
         if due or record.step == trainer.max_steps:
             self._evaluate(trainer)
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Shows what the run gained, if it came to its end."""
+        if trainer.rank == 0 and trainer.step >= trainer.max_steps and len(self.panel) > 1:
+            Console(width=100).print(render_comparison(self.panel[0], self.panel[-1]))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns every evaluation so far."""
@@ -44,9 +56,7 @@ class Evaluation(Callback):
 
     def _evaluate(self, trainer: Trainer) -> None:
         results = trainer.evaluate()
-        if not results:  # a data set without a validation split
-            return
-        self.panel.append({"step": trainer.step, "languages": results})
+        self.panel.append({"step": trainer.step, **results})
         for callback in trainer.callbacks:
             callback.on_evaluation(trainer, results)
         if trainer.rank == 0:

@@ -62,6 +62,7 @@ class Metrics(Callback):
             ("grad_norm", record.grad_norm),
             ("skipped_steps", float(record.skipped)),
             ("real_tokens", float(record.real_tokens)),
+            ("attention_pairs", float(record.attention_pairs)),
             ("seconds", record.seconds),
             ("data_wait_seconds", record.data_wait_seconds),
         ):
@@ -98,7 +99,7 @@ class Metrics(Callback):
     def _line(self, trainer: Trainer, record: StepRecord) -> dict[str, Any]:
         window = self.window
         steps, seconds = window["steps"], max(window["seconds"], 1e-9)
-        flops = trainer.flops_per_step
+        flops = trainer.flops(int(steps), int(window["attention_pairs"]))
         peak = self.peak_flops * trainer.world_size * seconds
         return {
             "step": record.step,
@@ -119,8 +120,8 @@ class Metrics(Callback):
             "tokens_per_second": window["real_tokens"] / seconds,
             "seconds_per_step": seconds / steps,
             "data_wait_share": window["data_wait_seconds"] / seconds,
-            "mfu": steps * flops.total / peak,
-            "mfu_without_head": steps * flops.without_head / peak,
+            "mfu": flops.total / peak,
+            "mfu_without_head": (flops.total - flops.head) / peak,
             "memory_gib": _memory_gib(trainer.device),
         }
 

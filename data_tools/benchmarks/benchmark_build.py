@@ -1,0 +1,265 @@
+"""What `data build` costs: encoding beside bare sentencepiece, scaling, and memory.
+
+    PYTHONPATH=.:data_tools python data_tools/benchmarks/benchmark_build.py [--text FILE ...]
+
+Without `--text`, the corpus is made up: words of four alphabets with Zipf frequencies. "bare" is
+one call of sentencepiece for each megabyte, on strings in memory, lists of ids out. "stage" is
+our whole encode stage on the same text: reading and decompressing the clean text, encoding,
+splitting, writing, hashing and syncing the shards. Both run in this process, in turn, and the
+best of a few rounds counts; CPU seconds beside wall seconds show what the neighbours took. Memory
+is the sum over all processes of a whole build (2 workers), pages they share counted twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import psutil
+from megaxlm_data.pipeline import build
+from megaxlm_data.progress import Progress
+from megaxlm_data.stages.clean import CleanReport, clean
+from megaxlm_data.stages.encode import encode
+from megaxlm_data.stages.plan import Plan, make_plan
+from megaxlm_data.stages.select import Selection, blocks_of, select
+from megaxlm_data.stages.vocabulary import ensure_tokenizer
+from megaxlm_data.workers import WorkerPool
+from megaxlm_data.writers.cleaned import open_cleaned
+
+from megaxlm.config.data_build import DataBuildConfig
+
+ALPHABETS = (
+    "abcdefghijklmnopqrstuvwxyz",
+    "абвгдежзийклмнопрстуфхцчшщыэюя",
+    "अआइईउऊएऐओऔकखगघचजटडणतथदधनपफबमयरलव",
+    "αβγδεζηθικλμνξοπρστυφχψω",
+)
+REQUIRED_SHARE_OF_BARE = 0.8
+REQUIRED_PEAK_BYTES = 2e9
+
+
+def made_up_documents(size: int) -> Iterable[str]:
+    """Yields documents of some 1,500 bytes, `size` bytes in all."""
+    rng = np.random.default_rng(0)
+    words = []
+    for alphabet in ALPHABETS:
+        letters = np.array(list(alphabet))
+        words.append(["".join(rng.choice(letters, n)) for n in rng.integers(2, 10, 20_000)])
+    done = 0
+    for number in itertools.count():
+        ranks = np.minimum(rng.zipf(1.3, 200) - 1, 19_999)
+        text = " ".join(words[number % len(words)][rank] for rank in ranks)
+        yield text
+        done += len(text.encode()) + 2
+        if done >= size:
+            return
+
+
+def text_documents(files: list[Path], size: int) -> Iterable[str]:
+    """Yields the documents of files, again and again with a number until there is enough."""
+    texts = [
+        (gzip.open(path, "rt") if path.suffix == ".gz" else open(path)).read().split("\n\n")
+        for path in files
+    ]
+    done = 0
+    for turn in itertools.count():
+        for text in itertools.chain.from_iterable(texts):
+            yield f"{turn} {text}"
+            done += len(text.encode()) + 4
+            if done >= size:
+                return
+
+
+def write_corpus(path: Path, documents: Iterable[str]) -> None:
+    """Writes one text file."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(f"{document}\n\n" for document in documents)
+
+
+class Prepared:
+    """A corpus that is clean and has a tokenizer: all that the encode stage starts from."""
+
+    def __init__(self, config: DataBuildConfig) -> None:
+        self.config = config
+        self.progress = Progress(False)
+        work = config.output / "work"
+        self.cleaned = work / "clean"
+        self.plan: Plan = make_plan(config, self.progress)
+        with WorkerPool(1) as pool:
+            start = time.process_time()
+            self.reports: dict[str, CleanReport] = clean(
+                self.plan, config, self.cleaned, pool, self.progress
+            )
+            self.clean_seconds = time.process_time() - start
+            self.selections: dict[str, Selection] = select(
+                self.plan, config, self.reports, self.cleaned, work / "select", self.progress
+            )
+            self.tokenizer = ensure_tokenizer(
+                self.plan,
+                config,
+                self.selections,
+                self.reports,
+                self.cleaned,
+                work / "tokenizer.json",
+                pool,
+                self.progress,
+            )
+        self.size = sum(report.text_bytes for report in self.reports.values())
+
+    def texts(self) -> list[list[str]]:
+        """Returns the text that will be encoded, block by block."""
+        found = []
+        for group in self.plan.groups:
+            for block in blocks_of(group, self.reports, self.cleaned):
+                keep = self.selections[group.name].rows(block)
+                (texts,) = open_cleaned(block.path, True).texts(block.number, keep)
+                found.append([text.replace("\n", " ") for text in texts])
+        return found
+
+    def encode(self, pool: WorkerPool) -> None:
+        """Runs the stage from its beginning."""
+        with tempfile.TemporaryDirectory(dir=self.config.output) as markers:
+            encode(
+                self.plan,
+                self.config,
+                self.selections,
+                self.reports,
+                self.cleaned,
+                Path(markers),
+                self.tokenizer,
+                pool,
+                self.progress,
+            )
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Returns wall and CPU seconds of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def benchmark_encoding(prepared: Prepared, rounds: int) -> bool:
+    """Prints rates and ratios; returns whether the stage keeps to its share of bare."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(prepared.tokenizer.model_path))
+    blocks = prepared.texts()
+
+    def bare() -> None:
+        for block in blocks:
+            processor.encode(block, num_threads=1)
+
+    times: dict[str, list[tuple[float, float]]] = {"bare": [], "stage, 1": [], "stage, 2": []}
+    with WorkerPool(1) as one, WorkerPool(2) as two:
+        prepared.encode(two)  # starts its processes
+        for _ in range(rounds):
+            times["bare"].append(timed(bare))
+            times["stage, 1"].append(timed(lambda: prepared.encode(one)))
+            times["stage, 2"].append(timed(lambda: prepared.encode(two)))
+    best = {
+        name: [min(column) for column in zip(*each, strict=True)] for name, each in times.items()
+    }
+    size = prepared.size / 1e6
+    print(f"{size:.1f} MB of clean text, vocabulary {prepared.tokenizer.vocab_size:,}")
+    print(f"clean stage                {size / prepared.clean_seconds:8.1f} MB/s of CPU time")
+    for name, (wall, cpu) in best.items():
+        in_cpu = f"{size / cpu:8.2f} MB/s of CPU time" if name != "stage, 2" else ""
+        print(f"encode: {name:<10} {size / wall:8.2f} MB/s by the clock {in_cpu}")
+    share = best["bare"][1] / best["stage, 1"][1]
+    ok = bool(share >= REQUIRED_SHARE_OF_BARE)
+    print(f"stage over bare, 1 worker: {best['bare'][0] / best['stage, 1'][0]:.2f} by the clock")
+    print(f"stage over bare, 1 worker: {share:.2f} in CPU time{'' if ok else '  TOO SLOW'}")
+    print(
+        f"2 workers over 1:          {best['stage, 1'][0] / best['stage, 2'][0]:.2f} by the clock"
+    )
+    return ok
+
+
+def peak_memory(config: DataBuildConfig, folder: Path) -> int:
+    """Runs a build in a process of its own; returns the peak of the sum of resident bytes."""
+    path = folder / "config.json"
+    path.write_text(config.model_dump_json())
+    process = subprocess.Popen([sys.executable, __file__, "--build", str(path)])
+    peak, stop = [0], threading.Event()
+
+    def watch() -> None:
+        parent = psutil.Process(process.pid)
+        while not stop.wait(0.05):
+            total = 0
+            try:
+                for each in [parent, *parent.children(recursive=True)]:
+                    total += each.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+            peak[0] = max(peak[0], total)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    process.wait()
+    stop.set()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return peak[0]
+
+
+def main() -> int:
+    """Runs all; returns 1 if a requirement is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", nargs="*", type=Path, default=[])
+    parser.add_argument("--megabytes", type=float, default=16.0)
+    parser.add_argument("--memory-megabytes", nargs=2, type=float, default=[32.0, 256.0])
+    parser.add_argument("--vocab-size", type=int, default=16_000)
+    parser.add_argument("--model", type=Path, help="an existing SentencePiece model")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.build:
+        build(DataBuildConfig.model_validate_json(args.build.read_text()), progress=False)
+        return 0
+
+    def documents(megabytes: float) -> Iterable[str]:
+        size = int(megabytes * 1e6)
+        return text_documents(args.text, size) if args.text else made_up_documents(size)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def config(output: str, megabytes: float, model: Path | None) -> DataBuildConfig:
+            corpus = folder / f"{output}.txt"
+            write_corpus(corpus, documents(megabytes))
+            return DataBuildConfig.model_validate(
+                {
+                    "output": folder / output,
+                    "corpora": [{"lang": "en", "paths": [str(corpus)]}],
+                    "tokenizer": {
+                        "model": model,
+                        "vocab_size": args.vocab_size,
+                        "max_sentences": 50_000,
+                    },
+                    "workers": 2,
+                }
+            )
+
+        prepared = Prepared(config("encoding", args.megabytes, args.model))
+        ok = benchmark_encoding(prepared, args.rounds)
+        for megabytes in args.memory_megabytes:
+            settings = config(f"memory{megabytes}", megabytes, prepared.tokenizer.model_path)
+            peak = peak_memory(settings, folder)
+            ok = ok and peak < REQUIRED_PEAK_BYTES
+            print(f"whole build of {megabytes:6.0f} MB, 2 workers: peak {peak / 1e6:.0f} MB")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

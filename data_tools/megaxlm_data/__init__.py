@@ -1,0 +1,1 @@
+"""Data preparation: corpora in, tokenised shards out; and the sample corpus."""

@@ -1,0 +1,1 @@
+"""Bitext: aligned files and two-column TSV, to pairs of lines."""

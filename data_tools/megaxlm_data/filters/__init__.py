@@ -1,0 +1,1 @@
+"""Filters: each one class with one decision, keep or a reason to drop."""

@@ -1,0 +1,270 @@
+"""`megaxlm data build`: from the files of a config to a data set of shards.
+
+    plan      which files, in which pieces; every missing file shows here
+    clean     read, normalise, filter: clean text, compressed, one file a piece
+    select    exact duplicates out, validation chosen by hash
+    tokenizer an existing one, or trained on a balanced sample of the clean text
+    encode    clean text to tokens to shards
+    index     dataset.json, the last act
+
+Every stage leaves its work in `DIR/.build` until the index is written. A build that was killed, or
+that ran into a full disk, continues from there and makes the same bytes as one that was not.
+Memory does not grow with the corpus but for one bit a document.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from megaxlm.config.data_build import DataBuildConfig
+from megaxlm.data.shards import (
+    INDEX_NAME,
+    SPLITS,
+    DatasetIndex,
+    Split,
+    Subset,
+    read_index,
+    tokenizer_path,
+    write_atomically,
+    write_index,
+)
+from megaxlm.data.tokenizer import Tokenizer
+from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
+from megaxlm_data.progress import Progress
+from megaxlm_data.stages.clean import CleanReport, clean
+from megaxlm_data.stages.encode import encode
+from megaxlm_data.stages.plan import Plan, make_plan
+from megaxlm_data.stages.select import Selection, select
+from megaxlm_data.stages.vocabulary import ensure_tokenizer
+from megaxlm_data.workers import WorkerPool, available_cpus
+from megaxlm_data.writers.assembler import CountedShard
+from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX
+from megaxlm_data.writers.cleaned import open_cleaned
+
+WORK_DIR = ".build"
+_SHARD_NAME = re.compile(r"\d{5}\.arrow")
+_MAX_SHARD_TOKENS = 2**31 - 1  # Arrow list offsets are int32
+
+
+def build(config: DataBuildConfig, progress: bool = True) -> DatasetIndex:
+    """Builds a data set, or continues an interrupted build.
+
+    Args:
+        config: What to build.
+        progress: Whether bars and remarks are shown on stderr.
+
+    Returns:
+        The index of the finished data set.
+
+    Raises:
+        UserError: An input is missing, damaged or without a document, the disk is full, or the
+            folder holds another data set. Finished work is kept.
+    """
+    report = Progress(progress)
+    try:
+        return _build(config, report)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"{where}{error.strerror or error}; finished work in {config.output} is kept: mend "
+            "that and run the same command again",
+            EXIT_FOUND_WRONG,
+        ) from None
+    finally:
+        open_cleaned.cache_clear()
+
+
+def _build(config: DataBuildConfig, progress: Progress) -> DatasetIndex:
+    if config.shard_tokens > _MAX_SHARD_TOKENS:
+        raise UserError(f"shard_tokens: {config.shard_tokens} is more than {_MAX_SHARD_TOKENS}")
+    plan = make_plan(config, progress)
+    work = config.output / WORK_DIR
+    with _locked(work):
+        if (index := _already_built(config.output, plan)) is not None:
+            progress.say(f"{config.output}: is built already, nothing to do")
+        else:
+            _announce(plan, work, progress)
+            index = _run_stages(plan, config, work, progress)
+            write_index(config.output, index)
+            _remove_strays(config.output, index)
+        shutil.rmtree(work)
+    return index
+
+
+def _run_stages(
+    plan: Plan, config: DataBuildConfig, work: Path, progress: Progress
+) -> DatasetIndex:
+    workers = available_cpus() if config.workers == "auto" else config.workers
+    cleaned = work / "clean"
+    with WorkerPool(max(1, workers)) as pool:
+        reports = clean(plan, config, cleaned, pool, progress)
+        selections = select(plan, config, reports, cleaned, work / "select", progress)
+        marker = work / "tokenizer.json"
+        tokenizer = ensure_tokenizer(
+            plan, config, selections, reports, cleaned, marker, pool, progress
+        )
+        shards = encode(
+            plan,
+            config,
+            selections,
+            reports,
+            cleaned,
+            work / "encode",
+            tokenizer,
+            pool,
+            progress,
+        )
+    subsets = tuple(
+        Subset(split, group.langs, tuple(shard.info for shard in shards[group.name, split]))
+        for split in SPLITS
+        for group in plan.groups
+        if shards[group.name, split]
+    )
+    statistics = _statistics(plan, config, reports, selections, shards)
+    return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
+
+
+def _statistics(
+    plan: Plan,
+    config: DataBuildConfig,
+    reports: dict[str, CleanReport],
+    selections: dict[str, Selection],
+    shards: dict[tuple[str, Split], list[CountedShard]],
+) -> dict[str, Any]:
+    """Returns what `inspect` shows beside the shards themselves."""
+    settings = config.model_dump(mode="json", exclude={"output", "workers", "corpora", "bitext"})
+    cleaning, counts = {}, {}
+    for group in plan.groups:
+        mine = [reports[unit.digest] for unit in group.units]
+        selection = selections[group.name]
+        cleaning[group.name] = {
+            "files": group.files,
+            "read": sum(report.read for report in mine),
+            "dropped": _total(report.drops for report in mine),
+            "duplicates": selection.duplicates,
+            "kept": selection.documents,
+            "lines": _total(report.lines for report in mine),
+            "validation_below": selection.validation_below,
+            "unspaced_share": [
+                sum(report.unspaced_chars[side] for report in mine)
+                / max(1, sum(report.sampled_chars[side] for report in mine))
+                for side in range(len(group.langs))
+            ],
+        }
+        counts[group.name] = {
+            split: {
+                lang: _total(shard.counts[lang] for shard in shards[group.name, split])
+                for lang in group.langs
+            }
+            for split in SPLITS
+        }
+    return {"digest": plan.digest, "settings": settings, "cleaning": cleaning, "counts": counts}
+
+
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))
+
+
+def _already_built(directory: Path, plan: Plan) -> DatasetIndex | None:
+    """Returns the index of a finished build of the same config and input."""
+    if not (directory / INDEX_NAME).exists():
+        return None
+    index = read_index(directory)
+    if index.build.get("digest") != plan.digest:
+        raise UserError(
+            f"{directory}: holds a data set of another config or input; give another `output`, or "
+            "move that one away"
+        )
+    if Tokenizer(tokenizer_path(directory)).sha256 != index.tokenizer_sha256:
+        raise CorruptDataError(
+            f"{tokenizer_path(directory)}: is not the tokenizer of this data set (SHA-256 "
+            f"{index.tokenizer_sha256[:12]}); put it back, or delete {directory} and build again"
+        )
+    for subset in index.subsets:
+        for shard in subset.shards:
+            path = directory / shard.path
+            if not path.exists() or path.stat().st_size != shard.size:
+                raise CorruptDataError(
+                    f"{path}: shard is missing or altered; delete {directory / INDEX_NAME} and "
+                    "build again"
+                )
+    return index
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Holds the work folder against a second build."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = open(work / "lock", "w")  # noqa: SIM115 (held for the whole build)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{work.parent}: `output` is a file; name a folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{work.parent}: another build is writing there; wait for it or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            if work.exists() and [path.name for path in work.iterdir()] == ["lock"]:
+                shutil.rmtree(work)  # nothing was begun
+
+
+def _announce(plan: Plan, work: Path, progress: Progress) -> None:
+    """Says what an interrupted build left, and removes what this one cannot use."""
+    path = work / "plan.json"
+    wanted = {unit.digest for unit in plan.units}
+    cleaned = {marker.stem for marker in (work / "clean").glob("*.json")}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["digest"]
+        if before == plan.digest:
+            progress.say(f"{work.parent}: continues the interrupted build")
+        else:
+            progress.say(
+                f"{work.parent}: config or input changed since the interrupted build; "
+                f"{len(wanted & cleaned)} of {len(wanted)} inputs are still clean, the stages that "
+                "depend on the change start again"
+            )
+    for file in (work / "clean").glob("*"):
+        if file.name.split(".")[0] not in wanted:
+            file.unlink()
+    _remove_temporary(work.parent)
+    write_atomically(path, json.dumps({"digest": plan.digest}).encode())
+
+
+def _remove_temporary(directory: Path) -> None:
+    """Removes what killed builds left under temporary names."""
+    for pattern in ("*", f"{WORK_DIR}/*", f"{WORK_DIR}/clean/*", *(f"{s}/*/*" for s in SPLITS)):
+        for path in directory.glob(pattern):
+            if not path.name.startswith("."):
+                continue
+            if path.is_dir() and path.name.startswith(".tokenizer."):
+                shutil.rmtree(path)
+            elif path.is_file() and path.name.endswith(TEMPORARY_SUFFIX):
+                path.unlink()
+
+
+def _remove_strays(directory: Path, index: DatasetIndex) -> None:
+    """Removes shards of an earlier, interrupted build of another config."""
+    known = {shard.path for subset in index.subsets for shard in subset.shards}
+    for split in SPLITS:
+        for path in directory.glob(f"{split}/*/*.arrow"):
+            stray = path.relative_to(directory).as_posix() not in known
+            if stray and _SHARD_NAME.fullmatch(path.name):
+                path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()

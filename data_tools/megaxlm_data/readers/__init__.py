@@ -1,0 +1,1 @@
+"""Readers: files as users have them, to lines and documents, in bounded memory."""

@@ -1,0 +1,1 @@
+"""Hand-written inflected forms, one module per language, in the order of the concepts."""

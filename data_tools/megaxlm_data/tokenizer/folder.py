@@ -1,0 +1,94 @@
+"""Makes `DIR/tokenizer/` whole or not at all: a folder under a temporary name, then a rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from megaxlm.config.data_build import TokenizerConfig
+from megaxlm.data.shards import sync_directory, write_atomically
+from megaxlm.data.tokenizer import Tokenizer
+from megaxlm.errors import UserError
+from megaxlm_data.tokenizer.huggingface import Normalization, write_hf_tokenizer
+from megaxlm_data.tokenizer.training import train_model
+
+MODEL_NAME = "sentencepiece.bpe.model"
+
+
+def train_tokenizer(
+    sentences: Iterable[str],
+    config: TokenizerConfig,
+    out_dir: Path,
+    seed: int,
+    workers: int,
+    normalization: Normalization = "nfkc",
+) -> None:
+    """Trains a tokenizer and writes its folder.
+
+    The same sentences in the same order give the same bytes, whatever `workers` is.
+
+    Args:
+        sentences: The sample (see `sampling_quota`), normalised as the build normalises.
+        config: The `tokenizer` section of the build's config.
+        out_dir: `DIR/tokenizer`; replaced if it exists.
+        seed: The build's seed.
+        workers: CPU cores to use.
+        normalization: What the build does to text before it encodes.
+
+    Raises:
+        UserError: No sentences, or a vocabulary that does not fit the corpus (the message names
+            the size that does).
+    """
+    _write_folder(train_model(sentences, config, seed, workers), out_dir, normalization)
+
+
+def install_tokenizer(model: Path, out_dir: Path, normalization: Normalization = "nfkc") -> None:
+    """Writes the tokenizer folder of an existing model.
+
+    Args:
+        model: A SentencePiece model, or a Hugging Face or tokenizer folder that holds one.
+        out_dir: `DIR/tokenizer`; replaced if it exists.
+        normalization: What the build does to text before it encodes.
+
+    Raises:
+        UserError: No model there, or one of another kind than XLM-R's.
+        CorruptDataError: The file is not a SentencePiece model.
+    """
+    path = _find_model(model)
+    Tokenizer(path)  # the layout check, before anything is written
+    _write_folder(path.read_bytes(), out_dir, normalization)
+
+
+def _find_model(model: Path) -> Path:
+    if not model.is_dir():
+        return model
+    if (model / MODEL_NAME).is_file():
+        return model / MODEL_NAME
+    found = sorted(model.glob("*.model"))
+    if len(found) != 1:
+        held = f"{len(found)} of them" if found else "none"
+        raise UserError(
+            f"{model}: expected one SentencePiece model ({MODEL_NAME}) in this folder, found "
+            f"{held}: name the file in tokenizer.model (a tokenizer.json alone will not do)"
+        )
+    return found[0]
+
+
+def _write_folder(content: bytes, out_dir: Path, normalization: Normalization) -> None:
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    staging = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.tmp")
+    old = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.old")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir()
+        write_atomically(staging / MODEL_NAME, content)
+        write_hf_tokenizer(staging / MODEL_NAME, staging, normalization)
+        if out_dir.exists():  # a folder cannot be renamed over one that holds files
+            os.replace(out_dir, old)
+        os.replace(staging, out_dir)
+        sync_directory(out_dir.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

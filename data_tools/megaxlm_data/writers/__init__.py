@@ -1,0 +1,1 @@
+"""Writers: files that appear whole under their name, or not at all."""

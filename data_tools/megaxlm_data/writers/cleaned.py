@@ -1,0 +1,135 @@
+"""Cleaned text between the stages: Arrow files of blocks of about a megabyte, zstd inside.
+
+A block is what one task encodes. The columns of numbers can be read without the text, so that
+deduplication and the choice of the validation split touch a hundredth of the bytes. Files are
+read, not mapped: pages of a mapped corpus would count as memory of the build.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from megaxlm_data.document import Document, Pair, document_id, pair_id
+from megaxlm_data.writers.atomic import CheckedFile
+
+BLOCK_BYTES = 1 << 20
+_DOCUMENT_SCHEMA = pa.schema(
+    [
+        ("doc_id", pa.uint64()),
+        ("lines", pa.uint32()),
+        ("bytes_0", pa.uint32()),
+        ("text_0", pa.string()),
+    ]
+)
+_PAIR_SCHEMA = pa.schema(
+    [
+        ("doc_id", pa.uint64()),
+        ("lines", pa.uint32()),
+        ("bytes_0", pa.uint32()),
+        ("bytes_1", pa.uint32()),
+        ("text_0", pa.string()),
+        ("text_1", pa.string()),
+    ]
+)
+
+
+class CleanedWriter:
+    """Writes documents, or pairs, as blocks.
+
+    Attributes:
+        block_rows: Rows of each block written.
+    """
+
+    def __init__(self, file: CheckedFile, is_bitext: bool) -> None:
+        self.block_rows: list[int] = []
+        self.text_bytes = 0
+        self._schema = _PAIR_SCHEMA if is_bitext else _DOCUMENT_SCHEMA
+        self._texts: tuple[list[str], ...] = ([], []) if is_bitext else ([],)
+        self._sizes: tuple[list[int], ...] = ([], []) if is_bitext else ([],)
+        self._ids: list[int] = []
+        self._lines: list[int] = []
+        self._held = 0
+        options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+        sink = pa.PythonFile(file, mode="w")
+        self._writer = pa.ipc.new_file(sink, self._schema, options=options)
+
+    def add(self, item: Document | Pair) -> None:
+        """Adds a row."""
+        if isinstance(item, Document):
+            self._ids.append(document_id(item.text))
+            self._lines.append(len(item.lines))
+            sides: tuple[str, ...] = ("\n".join(item.lines),)
+        else:
+            self._ids.append(pair_id(item.source, item.target))
+            self._lines.append(1)
+            sides = (item.source, item.target)
+        for texts, sizes, side in zip(self._texts, self._sizes, sides, strict=True):
+            texts.append(side)
+            sizes.append(len(side.encode()))
+            self._held += sizes[-1]
+        if self._held >= BLOCK_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is held and the footer."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._ids:
+            return
+        columns: tuple[list[Any], ...] = (self._ids, self._lines, *self._sizes, *self._texts)
+        arrays = [
+            pa.array(column, field.type)
+            for column, field in zip(columns, self._schema, strict=True)
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self.block_rows.append(len(self._ids))
+        self.text_bytes += self._held
+        self._held = 0
+        for column in columns:
+            column.clear()
+
+
+class CleanedFile:
+    """Reads blocks.
+
+    Args:
+        path: A file of `CleanedWriter`.
+        with_text: Whether the text is read too, or the columns of numbers alone.
+    """
+
+    def __init__(self, path: Path, with_text: bool) -> None:
+        self._file = pa.OSFile(str(path), "rb")
+        schema = pa.ipc.open_file(self._file).schema
+        self._sides = sum(name.startswith("text_") for name in schema.names)
+        fields = None if with_text else list(range(2 + self._sides))
+        options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=fields)
+        self._reader = pa.ipc.open_file(self._file, options=options)
+
+    def numbers(
+        self, block: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], list[npt.NDArray[np.uint32]]]:
+        """Returns ids, numbers of lines, and the UTF-8 bytes of each side, (rows,) each."""
+        batch = self._reader.get_batch(block)
+        sizes = [batch.column(f"bytes_{side}").to_numpy() for side in range(self._sides)]
+        return batch.column("doc_id").to_numpy(), batch.column("lines").to_numpy(), sizes
+
+    def texts(self, block: int, rows: npt.NDArray[np.bool_]) -> list[list[str]]:
+        """Returns the text of the chosen rows, side by side; lines are joined by a newline."""
+        batch = self._reader.get_batch(block)
+        if not rows.all():
+            batch = batch.filter(pa.array(rows))
+        return [batch.column(f"text_{side}").to_pylist() for side in range(self._sides)]
+
+
+@lru_cache(maxsize=8)
+def open_cleaned(path: Path, with_text: bool) -> CleanedFile:
+    """Opens a cleaned file; a worker opens one file many times, block by block."""
+    return CleanedFile(path, with_text)

@@ -1,0 +1,257 @@
+"""The output projection and its cross entropy in one op that never holds all logits.
+
+With a vocabulary of 250,002 the logits of 2,458 targets take 2.5 GB in fp32, and eager torch keeps
+them three times over (logits, log-probabilities, gradient). Here targets are taken a chunk at a
+time: one GEMM makes the chunk's logits, the softmax statistics and the gradient are computed in
+that same buffer, and two GEMMs turn it into the gradients of `hidden` and `weight` before the next
+chunk overwrites it. All of it happens in forward, so nothing but finished gradients is kept for
+backward, and `weight` itself need not exist there (ZeRO-3 frees it after the module's forward).
+
+The same three GEMMs as the eager form, no recomputation, no gradient filtering.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Bytes of logits alive at once when `chunk_size` is not given. On the CPU GEMMs reach their speed
+# from about a hundred rows, so 128 MiB (134 rows of 250,002 in fp32) costs nothing and stays far
+# below the 246 MB that a tenth of 2,458 targets' logits is. A GPU needs thousands of rows.
+CPU_CHUNK_BYTES = 128 << 20
+DEVICE_CHUNK_BYTES = 1 << 30
+
+
+def linear_cross_entropy(
+    hidden: Tensor,  # (targets, hidden), floating
+    weight: Tensor,  # (vocab, hidden), same dtype
+    bias: Tensor | None,  # (vocab,), same dtype
+    targets: Tensor,  # (targets,) int64, in [0, vocab)
+    target_weight: Tensor,  # (targets,) float32, or float64 with float64 `hidden`
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes the weighted sum of cross entropies of `hidden @ weight.T + bias`.
+
+    Args:
+        hidden: Hidden states at the predicted positions; fp64, fp32, bf16 or fp16.
+        weight: Output embeddings. Its gradient is accumulated in fp32 (fp64 for fp64 inputs).
+        bias: Output bias, or None.
+        targets: The true ids. A target of weight 0 adds nothing to loss or gradients, but its id
+            must be valid all the same.
+        target_weight: The weight of each target in the sum; not differentiated.
+        chunk_size: Targets whose logits are alive at once; None takes what fits in 128 MiB on the
+            CPU and 1 GiB elsewhere.
+
+    Returns:
+        `loss_sum`, a scalar, and `target_losses`, (targets,), each target's unweighted cross
+        entropy, detached. Both are fp32 (fp64 for fp64 inputs), whatever the dtype of `hidden`.
+
+    Raises:
+        ValueError: An argument has the wrong shape, dtype or device, or a target lies outside the
+            vocabulary (checked on the CPU alone: elsewhere it would stall the device, and the
+            gather fails with a device-side assertion).
+    """
+    _check(hidden, weight, bias, targets, target_weight, chunk_size)
+    if chunk_size is None:
+        chunk_size = default_chunk_size(weight)
+    loss_sum: Tensor
+    loss_sum, target_losses = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, target_weight, chunk_size, torch.is_grad_enabled()
+    )
+    return loss_sum, target_losses
+
+
+def linear_cross_entropy_reference(
+    hidden: Tensor,  # (targets, hidden)
+    weight: Tensor,  # (vocab, hidden)
+    bias: Tensor | None,  # (vocab,)
+    targets: Tensor,  # (targets,)
+    target_weight: Tensor,  # (targets,)
+) -> tuple[Tensor, Tensor]:
+    """The same in eager torch with all logits held: what the op must equal."""
+    logits = F.linear(hidden, weight, bias)
+    logits = logits.to(_statistics_dtype(hidden.dtype))
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    return (losses * target_weight).sum(), losses.detach()
+
+
+def default_chunk_size(weight: Tensor) -> int:
+    """Returns how many targets' logits fit in the budget of the weight's device."""
+    budget = CPU_CHUNK_BYTES if weight.device.type == "cpu" else DEVICE_CHUNK_BYTES
+    # Low precision holds the logits twice: as the GEMM takes and gives them, and in fp32.
+    bytes_per_logit = weight.element_size() + (4 if weight.element_size() < 4 else 0)
+    return max(1, budget // (weight.shape[0] * bytes_per_logit))
+
+
+def _statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    target_weight: Tensor,
+    chunk_size: int | None,
+) -> None:
+    if hidden.dim() != 2 or not hidden.is_floating_point():
+        raise ValueError(f"hidden must be floating (targets, hidden), got {_describe(hidden)}")
+    if weight.dim() != 2 or weight.shape[1] != hidden.shape[1] or weight.shape[0] == 0:
+        raise ValueError(
+            f"weight must be (vocab, {hidden.shape[1]}) as hidden asks, got {_describe(weight)}"
+        )
+    if weight.dtype != hidden.dtype:
+        raise ValueError(f"weight must have the dtype of hidden ({hidden.dtype}): {weight.dtype}")
+    vocab_size = weight.shape[0]
+    if bias is not None and (bias.shape != (vocab_size,) or bias.dtype != hidden.dtype):
+        raise ValueError(f"bias must be ({vocab_size},) {hidden.dtype}, got {_describe(bias)}")
+    num_targets = hidden.shape[0]
+    if targets.shape != (num_targets,) or targets.dtype != torch.int64:
+        raise ValueError(f"targets must be ({num_targets},) int64, got {_describe(targets)}")
+    wanted = _statistics_dtype(hidden.dtype)
+    if target_weight.shape != (num_targets,) or target_weight.dtype != wanted:
+        raise ValueError(
+            f"target_weight must be ({num_targets},) {wanted}, got {_describe(target_weight)}"
+        )
+    named = (("weight", weight), ("targets", targets), ("target_weight", target_weight))
+    for name, tensor in named if bias is None else (*named, ("bias", bias)):
+        if tensor.device != hidden.device:
+            raise ValueError(f"{name} is on {tensor.device}, hidden on {hidden.device}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if targets.device.type == "cpu" and num_targets:
+        lowest, highest = (int(bound) for bound in targets.aminmax())
+        if lowest < 0 or highest >= vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(f"targets holds {wrong}, outside the vocabulary of {vocab_size}")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,  # (targets, hidden)
+        weight: Tensor,  # (vocab, hidden)
+        bias: Tensor | None,  # (vocab,)
+        targets: Tensor,  # (targets,)
+        target_weight: Tensor,  # (targets,)
+        chunk_size: int,
+        grad_enabled: bool,
+    ) -> tuple[Tensor, Tensor]:
+        num_targets, hidden_size = hidden.shape
+        vocab_size = weight.shape[0]
+        statistics = _statistics_dtype(hidden.dtype)
+        contiguous = torch.contiguous_format
+        low_precision = statistics != hidden.dtype
+        wants_hidden, wants_weight, wants_bias = (
+            grad_enabled and wanted for wanted in ctx.needs_input_grad[:3]
+        )
+        # Gradients stay in the statistics' dtype until the loss's own gradient has scaled them.
+        grad_hidden = (
+            torch.empty_like(hidden, dtype=statistics, memory_format=contiguous)
+            if wants_hidden
+            else None
+        )
+        grad_weight = (
+            torch.zeros_like(weight, dtype=statistics, memory_format=contiguous)
+            if wants_weight
+            else None
+        )
+        grad_bias = (
+            torch.zeros(vocab_size, dtype=statistics, device=hidden.device) if wants_bias else None
+        )
+        target_losses = torch.empty(num_targets, dtype=statistics, device=hidden.device)
+        rows = min(chunk_size, num_targets)
+        buffer = torch.empty(rows, vocab_size, dtype=statistics, device=hidden.device)
+        low_buffer = torch.empty_like(buffer, dtype=hidden.dtype) if low_precision else None
+
+        for start in range(0, num_targets, chunk_size):
+            chunk = slice(start, min(start + chunk_size, num_targets))
+            h = hidden[chunk]  # (chunk, hidden)
+            ids = targets[chunk].unsqueeze(1)  # (chunk, 1)
+            logits = buffer[: h.shape[0]]  # (chunk, vocab)
+            product = logits if low_buffer is None else low_buffer[: h.shape[0]]
+            if bias is None:
+                torch.mm(h, weight.t(), out=product)
+            else:
+                torch.addmm(bias, h, weight.t(), out=product)
+            if low_buffer is not None:
+                logits.copy_(product)
+            of_target = logits.gather(1, ids)  # (chunk, 1)
+            highest = logits.amax(1, keepdim=True)  # (chunk, 1)
+            exponentials = logits.sub_(highest).exp_()  # (chunk, vocab)
+            total = exponentials.sum(1, keepdim=True)  # (chunk, 1)
+            target_losses[chunk] = (total.log() + highest - of_target).squeeze(1)
+            if not (wants_hidden or wants_weight or wants_bias):
+                continue
+
+            # The gradient of a row's logits is w * (e / total - onehot). The row's factor w / total
+            # is taken out, so that the (chunk, vocab) buffer needs no further pass: subtracting
+            # the total at the target leaves the gradient up to that factor.
+            row_weight = target_weight[chunk].unsqueeze(1)  # (chunk, 1)
+            factor = row_weight / total  # (chunk, 1)
+            gradient = exponentials.scatter_add_(1, ids, -total)  # (chunk, vocab)
+            if grad_bias is not None:
+                torch.addmv(grad_bias, gradient.t(), factor.squeeze(1), out=grad_bias)
+            if low_buffer is None:
+                if grad_hidden is not None:
+                    torch.mm(gradient, weight, out=grad_hidden[chunk])
+                    grad_hidden[chunk].mul_(factor)
+                if grad_weight is not None:
+                    grad_weight.addmm_(gradient.t(), h * factor)
+            else:
+                # fp16 holds no total of 250,002: here the rows are normalised as they are rounded.
+                torch.mul(gradient, total.reciprocal(), out=product)
+                if grad_hidden is not None:
+                    torch.mul(product @ weight, row_weight, out=grad_hidden[chunk])
+                if grad_weight is not None and hidden.device.type == "cpu":
+                    grad_weight.addmm_(gradient.t(), h.to(statistics) * factor)
+                elif grad_weight is not None:
+                    _add_product(grad_weight, product, (h * row_weight).to(h.dtype))
+
+        ctx.gradients = (grad_hidden, grad_weight, grad_bias)
+        ctx.dtype = hidden.dtype
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(target_losses)
+        loss_sum = torch.dot(target_losses, target_weight)
+        return loss_sum, target_losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("linear_cross_entropy: backward ran twice over one forward")
+        gradients, ctx.gradients = ctx.gradients, None
+        scaled: list[Tensor | None] = [None] * 3
+        if grad_loss is not None:
+            # Reading a scalar stalls a GPU; on the CPU it saves a pass over the gradients.
+            unscaled = grad_loss.device.type == "cpu" and grad_loss.item() == 1.0
+            for position, gradient in enumerate(gradients):
+                if gradient is not None:
+                    gradient = gradient if unscaled else gradient.mul_(grad_loss)
+                    scaled[position] = gradient.to(ctx.dtype)
+        return (*scaled, None, None, None, None)
+
+
+def _add_product(
+    total: Tensor,  # (vocab, hidden), fp32
+    gradient: Tensor,  # (chunk, vocab), bf16 or fp16
+    scaled: Tensor,  # (chunk, hidden), bf16 or fp16
+) -> None:
+    """Adds `gradient.T @ scaled` to `total` in fp32: tensor cores of a GPU take low precision in.
+
+    By blocks of the vocabulary, as the product of all of it is as large as the weight.
+    """
+    block = max(1, (64 << 20) // (4 * scaled.shape[1]))
+    for start in range(0, total.shape[0], block):
+        rows = slice(start, min(start + block, total.shape[0]))
+        total[rows] += torch.mm(gradient[:, rows].t(), scaled, out_dtype=total.dtype)

@@ -1,0 +1,43 @@
+"""From ids to the first hidden state: words plus positions, normalised in the post-LN family.
+
+Hugging Face's `token_type_embeddings` has one row that every token gets; it is folded into the
+position table on import and exported as zeros, so there is no parameter for it here.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from megaxlm.config.pretrain import ModelConfig
+
+# fairseq numbers positions from pad_token_id + 1, so the first two rows of the table stay unused.
+POSITION_OFFSET = 2
+
+
+class Embeddings(nn.Module):
+    """Word and position embeddings, LayerNorm (post-LN family only) and dropout."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Builds the tables; `vocab_size` and `max_position_embeddings` must be resolved."""
+        super().__init__()
+        if config.vocab_size is None or config.max_position_embeddings is None:
+            raise ValueError("vocab_size and max_position_embeddings must be resolved")
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            if config.model_type == "xlm-roberta"
+            else None
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        tokens: Tensor,  # (tokens,) int64
+        positions: Tensor,  # (tokens,) int64, from 0 inside a segment
+    ) -> Tensor:  # (tokens, hidden)
+        """Looks up and sums."""
+        hidden = self.word(tokens) + self.position(positions + POSITION_OFFSET)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        return self.dropout(hidden)  # type: ignore[no-any-return]

@@ -1,0 +1,135 @@
+"""The XLM-R encoder on packed tokens, with its masked-language-model head.
+
+Hidden states are (tokens, hidden): nothing is padded, segments are told apart by `cu_seqlens`, and
+the head runs on the predicted positions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from megaxlm.config.pretrain import ModelConfig
+from megaxlm.model.embeddings import Embeddings
+from megaxlm.model.heads import MaskedLanguageModelHead
+from megaxlm.model.layer import EncoderLayer, FinalNorm, LayerState
+from megaxlm.model.segments import Segments
+
+
+class MaskedLanguageModel(nn.Module):
+    """Embeddings, encoder layers and head of the XLM-R family (post-LN and pre-LN)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Builds the module; call `initialization.initialize` or `load_parameters` before use.
+
+        Args:
+            config: With `vocab_size` and `max_position_embeddings` resolved.
+
+        Raises:
+            ValueError: One of the two is None.
+        """
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.final_norm = FinalNorm(config) if config.model_type == "xlm-roberta-xl" else None
+        self.head = MaskedLanguageModelHead(
+            config, self.embeddings.word if config.tie_word_embeddings else None
+        )
+
+    def forward(
+        self,
+        tokens: Tensor,  # (tokens,) int64
+        positions: Tensor,  # (tokens,) int64, from 0 inside a segment
+        cu_seqlens: Tensor,  # (max_segments + 1,) int32, tail repeated
+        target_index: Tensor,  # (targets,) int64, into tokens
+        targets: Tensor,  # (targets,) int64
+        target_weight: Tensor,  # (targets,) float32
+        seq_len: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Computes the loss of one micro-batch.
+
+        Returns:
+            `loss`, an fp32 scalar: the weighted sum of cross entropies (nats) over the number of
+            targets; and the (targets,) unweighted cross entropies, fp32, detached.
+
+        Raises:
+            ValueError: A shape or dtype is wrong.
+        """
+        hidden = self._encode(tokens, positions, cu_seqlens, seq_len)
+        loss, target_losses = self.head(hidden[target_index], targets, target_weight)
+        return loss, target_losses
+
+    def logits(
+        self,
+        tokens: Tensor,  # (tokens,) int64
+        positions: Tensor,  # (tokens,) int64
+        cu_seqlens: Tensor,  # (max_segments + 1,) int32
+        target_index: Tensor,  # (targets,) int64, into tokens
+        seq_len: int,
+    ) -> Tensor:  # (targets, vocab)
+        """Returns the logits at some positions."""
+        hidden = self._encode(tokens, positions, cu_seqlens, seq_len)
+        return self.head.logits(hidden[target_index])
+
+    def hidden_states(
+        self,
+        tokens: Tensor,  # (tokens,) int64
+        positions: Tensor,  # (tokens,) int64
+        cu_seqlens: Tensor,  # (max_segments + 1,) int32
+        seq_len: int,
+    ) -> list[Tensor]:  # num_hidden_layers + 1 of (tokens, hidden)
+        """Returns the output of the embeddings and of every layer.
+
+        The last one is normalised by the final norm of the pre-LN family, the others are not, as
+        in Transformers.
+        """
+        states = [self.embeddings(tokens, positions)]
+        segments = self._segments(states[0], cu_seqlens, seq_len)
+        for layer in self.layers:
+            states.append(layer((states[-1], segments))[0])
+        if self.final_norm is not None:
+            states[-1] = self.final_norm((states[-1], segments))[0]
+        return states
+
+    @torch.no_grad()
+    def load_parameters(self, state: Mapping[str, Tensor]) -> None:
+        """Copies a full set of parameters into an unpartitioned model.
+
+        Args:
+            state: Every name of `named_parameters()`, and no other.
+
+        Raises:
+            ValueError: Names or shapes differ.
+        """
+        parameters = dict(self.named_parameters())
+        if different := parameters.keys() ^ state.keys():
+            raise ValueError(f"parameters missing or unknown: {', '.join(sorted(different))}")
+        for name, parameter in parameters.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(
+                    f"{name} is {tuple(parameter.shape)}, the given one {tuple(state[name].shape)}"
+                )
+            parameter.copy_(state[name])
+
+    def _encode(
+        self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, seq_len: int
+    ) -> Tensor:  # (tokens, hidden)
+        hidden = self.embeddings(tokens, positions)
+        state: LayerState = (hidden, self._segments(hidden, cu_seqlens, seq_len))
+        recompute = self.config.activation_checkpointing and self.training
+        for layer in self.layers:
+            if recompute and torch.is_grad_enabled():
+                state = checkpoint(layer, state, use_reentrant=False)
+            else:
+                state = layer(state)
+        if self.final_norm is not None:
+            state = self.final_norm(state)
+        return state[0]
+
+    @staticmethod
+    def _segments(hidden: Tensor, cu_seqlens: Tensor, seq_len: int) -> Segments:
+        return Segments.plan(cu_seqlens, hidden.shape[0], seq_len, hidden.dtype)

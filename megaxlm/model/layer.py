@@ -1,0 +1,58 @@
+"""One encoder layer, post-LN or pre-LN, and the norm that closes a pre-LN encoder.
+
+Both take and return the same tuple, so that one list of them serves the plain module and a
+pipeline's stages.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from megaxlm.config.pretrain import ModelConfig
+from megaxlm.model.attention import SelfAttention
+from megaxlm.model.feed_forward import FeedForward
+from megaxlm.model.segments import Segments
+
+LayerState = tuple[Tensor, Segments]  # hidden (tokens, hidden), and what may attend to what
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each with a residual.
+
+    Post-LN (XLM-R base, large) normalises after each sum; pre-LN (XL, XXL) before each block, and
+    drops out after attention alone, as XLM-R XL was trained.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.post_norm = config.model_type == "xlm-roberta"
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, state: LayerState) -> LayerState:
+        """Returns the state with the layer's hidden states."""
+        hidden, segments = state  # (tokens, hidden)
+        if self.post_norm:
+            attended = self.dropout(self.attention(hidden, segments))
+            hidden = self.attention_norm(hidden + attended)
+            hidden = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+        else:
+            attended = self.attention(self.attention_norm(hidden), segments)
+            hidden = hidden + self.dropout(attended)
+            hidden = hidden + self.feed_forward(self.feed_forward_norm(hidden))
+        return hidden, segments
+
+
+class FinalNorm(nn.LayerNorm):
+    """The LayerNorm after the last pre-LN layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, state: LayerState) -> LayerState:  # type: ignore[override]
+        """Normalises the hidden states."""
+        hidden, segments = state
+        return super().forward(hidden), segments

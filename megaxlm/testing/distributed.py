@@ -1,0 +1,170 @@
+"""Runs a function on several real ranks: a fresh Python process each, gloo on 127.0.0.1.
+
+DeepSpeed keeps state in modules, so ranks that live in one process, or engines of two kinds in one
+process, do not tell what a run would do. A failing rank fails the test with its traceback, and no
+process outlives the test: each is killed when another fails, when time is up, and when the test
+process itself is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+POLL_SECONDS = 0.02
+
+
+class RankFailedError(AssertionError):
+    """A rank raised, died or ran out of time; the message holds its traceback and output."""
+
+
+def run_distributed(
+    function: Callable[..., Result],
+    world_size: int,
+    *arguments: Any,
+    timeout_seconds: float = 120.0,
+    env: Mapping[str, str] | None = None,
+) -> list[Result]:
+    """Calls `function(*arguments)` on every rank and returns the results in order of rank.
+
+    Ranks find their place in RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+    Args:
+        function: A function at the top level of a module.
+        world_size: Number of processes.
+        *arguments: Picklable; the same for every rank.
+        timeout_seconds: For all ranks together, start-up included.
+        env: Variables to add or change.
+
+    Raises:
+        RankFailedError: A rank failed; all others were killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="megaxlm-ranks-") as folder:
+        home = Path(folder)
+        source = inspect.getsourcefile(function)
+        assert source is not None and "<locals>" not in function.__qualname__, function
+        assert function.__module__ != "__main__", "ranks would run the starting script again"
+        target = (str(Path(source).resolve()), function.__module__, function.__qualname__)
+        (home / "target.pkl").write_bytes(pickle.dumps(target))
+        (home / "arguments.pkl").write_bytes(pickle.dumps(arguments))
+        place = {"WORLD_SIZE": str(world_size), "MASTER_PORT": str(_free_port()), **(env or {})}
+        ranks = [_start(home, rank, place) for rank in range(world_size)]
+        try:
+            _wait(home, ranks, timeout_seconds)
+        finally:
+            for process in ranks:
+                _kill(process)
+        return [
+            pickle.loads((home / f"result-{rank}.pkl").read_bytes()) for rank in range(world_size)
+        ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(home: Path, rank: int, place: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        **place,
+    }
+    with (home / f"output-{rank}.txt").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "megaxlm.testing.distributed", str(home), str(rank)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(home: Path, ranks: list[subprocess.Popen[bytes]], timeout_seconds: float) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        codes = [process.poll() for process in ranks]
+        for rank, code in enumerate(codes):
+            if code not in (None, 0):
+                raise RankFailedError(f"rank {rank} ended with {code}\n{_output(home, rank)}")
+        if all(code == 0 for code in codes):
+            return
+        if time.monotonic() > deadline:
+            slow = [rank for rank, code in enumerate(codes) if code is None]
+            outputs = "\n".join(f"rank {rank}:\n{_output(home, rank)}" for rank in slow)
+            raise RankFailedError(f"ranks {slow} not done after {timeout_seconds} s\n{outputs}")
+        time.sleep(POLL_SECONDS)
+
+
+def _output(home: Path, rank: int) -> str:
+    return (home / f"output-{rank}.txt").read_text(errors="replace")[-6000:]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a rank with all that it started, by the session it leads."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _end_with_parent() -> None:
+    """Ends this rank when its standard input closes, that is when the test process is gone."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1):
+            continue
+        os.killpg(os.getpid(), signal.SIGKILL)  # the session that this rank leads
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_rank(home: Path, rank: int) -> None:
+    _end_with_parent()
+    path, module_name, qualified_name = pickle.loads((home / "target.pkl").read_bytes())
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # arguments may be instances of the module's own classes
+    spec.loader.exec_module(module)
+    function: Any = module
+    for part in qualified_name.split("."):
+        function = getattr(function, part)
+    arguments = pickle.loads((home / "arguments.pkl").read_bytes())
+    result = function(*arguments)
+    (home / f"result-{rank}.pkl").write_bytes(pickle.dumps(result))
+
+
+if __name__ == "__main__":
+    try:
+        _run_rank(Path(sys.argv[1]), int(sys.argv[2]))
+    except BaseException:
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # other ranks may be gone, and leaving the process group would wait for them
+    sys.stdout.flush()
+    os._exit(0)

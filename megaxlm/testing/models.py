@@ -1,0 +1,70 @@
+"""Small models and micro-batches for tests, of the shapes that real ones have."""
+
+from __future__ import annotations
+
+import torch
+
+from megaxlm.config.pretrain import ModelConfig
+from megaxlm.data.batch import MicroBatch
+
+
+def tiny_model_config(
+    *,
+    vocab_size: int = 203,
+    hidden_size: int = 24,
+    num_hidden_layers: int = 2,
+    num_attention_heads: int = 2,
+    seq_len: int = 16,
+    dropout: float = 0.0,
+    pre_norm: bool = False,
+) -> ModelConfig:
+    """Returns an encoder whose parameter sizes divide by no number of ranks."""
+    return ModelConfig(
+        model_type="xlm-roberta-xl" if pre_norm else "xlm-roberta",
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        intermediate_size=2 * hidden_size + 1,
+        max_position_embeddings=seq_len + 2,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+
+
+def random_micro_batch(
+    seed: int,
+    *,
+    vocab_size: int = 203,
+    rows: int = 2,
+    seq_len: int = 16,
+    num_languages: int = 3,
+    mlm_probability: float = 0.25,
+) -> MicroBatch:
+    """Returns a micro-batch of random ids, two segments a row, some targets of weight 0."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = rows * seq_len
+    ids = torch.randint(5, vocab_size - 1, (tokens,), generator=generator)
+    num_targets = round(mlm_probability * tokens)
+    index = torch.randperm(tokens, generator=generator)[:num_targets].sort().values
+    masked = ids.clone()
+    masked[index] = vocab_size - 1
+    cuts, positions = [0], []
+    for row in range(rows):
+        first = int(torch.randint(1, seq_len, (1,), generator=generator))
+        cuts += [row * seq_len + first, (row + 1) * seq_len]
+        positions += [*range(first), *range(seq_len - first)]
+    weight = torch.ones(num_targets)
+    weight[-1] = 0.0
+    languages = torch.randint(0, num_languages, (rows,), generator=generator)
+    return MicroBatch(
+        tokens=masked,
+        positions=torch.tensor(positions),
+        languages=languages.repeat_interleave(seq_len),
+        cu_seqlens=torch.tensor([*cuts, tokens], dtype=torch.int32),  # the tail is repeated
+        target_index=index,
+        targets=ids[index],
+        target_weight=weight,
+        row_ids=torch.arange(rows),
+        seq_len=seq_len,
+    )

@@ -1,0 +1,111 @@
+"""Starts and ends DeepSpeed and the process groups, quietly and without its start-up costs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import pydantic
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import nn
+from torch.optim import Optimizer
+
+from megaxlm.distributed import reduce
+from megaxlm.distributed.environment import Environment
+from megaxlm.errors import UserError
+
+# Long enough for a checkpoint of a large model to a slow file system between two collectives.
+TIMEOUT = timedelta(minutes=30)
+# One-node all-reduce in shared memory, which DeepSpeed uses for inference alone, yet compiles for
+# minutes when a CPU run starts.
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
+
+def device_of(place: Environment) -> torch.device:
+    """Returns this rank's device: its GPU, or the CPU on a machine without one."""
+    if not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if place.local_rank >= count:
+        raise UserError(
+            f"local rank {place.local_rank} has no GPU: this machine shows {count}; start at most "
+            f"{count} processes on it"
+        )
+    return torch.device("cuda", place.local_rank)
+
+
+def connect(place: Environment, device: torch.device, *, debug: bool = False) -> None:
+    """Brings up the process groups, also for a single process.
+
+    Args:
+        place: This rank; torch's environment variables must be exported.
+        device: Its device.
+        debug: Lets DeepSpeed's own log through.
+
+    Raises:
+        UserError: The ranks did not find one another.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.INFO if debug else logging.WARNING)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            timeout=TIMEOUT,
+            verbose=debug,
+        )
+    except (dist.DistError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"rank {place.rank} of {place.world_size} could not reach the others at "
+            f"{place.master_addr}:{place.master_port} ({reason}); check that address, the network "
+            "and that every process was started"
+        ) from None
+
+
+def initialize(
+    model: nn.Module, optimizer: Optimizer, deepspeed_config: dict[str, Any], source: str
+) -> DeepSpeedEngine:
+    """Returns DeepSpeed's engine.
+
+    Args:
+        model: A full model, initialised.
+        optimizer: Over its parameters.
+        deepspeed_config: Without `"auto"`.
+        source: Where the config comes from, for messages.
+
+    Raises:
+        UserError: DeepSpeed refuses the config; the same error on every rank.
+    """
+    with reduce.together():
+        try:
+            DeepSpeedConfig(deepspeed_config)
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise UserError(
+                f"{source}: DeepSpeed refuses `{key}` ({error.title}): {problem['msg']}; correct it"
+            ) from None
+        except (DeepSpeedConfigError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{source}: DeepSpeed refuses it: {reason}") from None
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
+    # DeepSpeed hands the timeout to the first group alone; the others would wait for torch's.
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(TIMEOUT, group)
+    return engine
+
+
+def disconnect() -> None:
+    """Takes the process groups down."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,114 @@
+"""A gradient that is not finite on one rank: every rank skips the step, and gives up together."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from megaxlm.config.deepspeed import builtin_deepspeed_config, resolve_deepspeed_config
+from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.distributed import environment
+from megaxlm.errors import EXIT_FOUND_WRONG, UserError
+from megaxlm.model.encoder import MaskedLanguageModel
+from megaxlm.model.initialization import initialize
+from megaxlm.testing.distributed import run_distributed
+from megaxlm.testing.models import random_micro_batch, tiny_model_config
+
+pytestmark = pytest.mark.distributed
+
+RUNS = [(stage, precision) for precision in ("fp32", "bf16") for stage in range(4)]
+
+
+def steps_with_nan(runs: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    from megaxlm.train.backend import connect
+    from megaxlm.train.engine import TrainingEngine
+
+    place = environment.discover()
+    connect(place, torch.device("cpu"))
+    results = []
+    for stage, precision in runs:
+        config = PretrainConfig.model_validate(
+            {
+                "run_dir": "unused",
+                "data": {"path": "unused", "seq_len": 16},
+                "model": tiny_model_config().model_dump(),
+                "training": {
+                    "max_steps": 10,
+                    "global_batch_size": 8,
+                    "micro_batch_size": 2,
+                    "precision": precision,
+                    "zero_stage": stage,
+                },
+            }
+        )
+        resolved = resolve_deepspeed_config(builtin_deepspeed_config(stage), config, 2)
+        model = MaskedLanguageModel(config.model)
+        initialize(model, config.model, config.seed)
+        engine = TrainingEngine(config, model, 3, resolved, place, torch.device("cpu"))
+
+        def step(seed: int, broken: bool, engine: Any = engine) -> Any:
+            batches = [random_micro_batch(4 * seed + 2 * place.rank + n) for n in range(2)]
+            if broken and place.rank == 1:
+                nan = torch.full_like(batches[0].target_weight, math.nan)
+                batches[0] = dataclasses.replace(batches[0], target_weight=nan)
+            return engine.train_step(batches, 1e-3)
+
+        def values(engine: Any = engine) -> list[torch.Tensor]:
+            return [fragment.tensor.clone() for fragment in engine.fragments()]
+
+        before = step(0, broken=False)
+        kept = values()
+        skipped = step(1, broken=True)
+        unchanged = all(torch.equal(a, b) for a, b in zip(kept, values(), strict=True))
+        after = step(2, broken=False)
+        changed = not all(torch.equal(a, b) for a, b in zip(kept, values(), strict=True))
+        optimizer_step = engine.optimizer_step
+        message, exit_code, attempts = "", 0, 0
+        try:
+            while attempts < 5:
+                attempts += 1
+                step(3, broken=True)
+        except UserError as error:
+            message, exit_code = str(error), error.exit_code
+        results.append(
+            {
+                "skips": [before.skipped, skipped.skipped, after.skipped],
+                "skipped_norm": skipped.grad_norm,
+                "norms": [before.grad_norm, after.grad_norm],
+                "unchanged": unchanged,
+                "changed": changed,
+                "optimizer_step": optimizer_step,
+                "attempts": attempts,
+                "message": message,
+                "exit_code": exit_code,
+            }
+        )
+        engine.close(disconnect_ranks=False)
+    return results
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[tuple[int, str], list[dict[str, Any]]]:
+    by_rank = run_distributed(steps_with_nan, 2, RUNS, timeout_seconds=240)
+    return {run: [rank[number] for rank in by_rank] for number, run in enumerate(RUNS)}
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_every_rank_skips_and_goes_on(results: Any, run: tuple[int, str]) -> None:
+    for rank in results[run]:
+        assert rank["skips"] == [False, True, False]
+        assert not math.isfinite(rank["skipped_norm"])
+        assert all(math.isfinite(norm) and norm > 0 for norm in rank["norms"])
+        assert rank["unchanged"] and rank["changed"]
+        assert rank["optimizer_step"] == 2
+
+
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_three_in_a_row_end_the_run_on_every_rank(results: Any, run: tuple[int, str]) -> None:
+    for rank in results[run]:
+        assert rank["attempts"] == 3
+        assert rank["exit_code"] == EXIT_FOUND_WRONG
+        assert "not finite in 3 steps in a row" in rank["message"]
+        assert "\n" not in rank["message"]

@@ -1,0 +1,278 @@
+"""`megaxlm pretrain` as a user starts it: two processes, killed, stopped, resumed, contradicted."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megaxlm.testing.datasets import write_dataset
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 8
+START_SECONDS = 120
+CONFIG = """\
+run_dir: {run_dir}
+seed: 3
+data:
+  path: {data}
+  seq_len: 32
+  packing: documents
+  sampling_alpha: 0.5
+objectives: [{{name: mlm, weight: 1}}, {{name: tlm, weight: 1}}]
+model:
+  hidden_size: 16
+  num_hidden_layers: 2
+  num_attention_heads: 2
+  intermediate_size: 32
+  hidden_dropout_prob: 0.1
+  attention_probs_dropout_prob: 0.1
+optimizer: {{lr: 1e-3}}
+schedule: {{name: cosine, warmup_steps: 3}}
+training:
+  max_steps: {steps}
+  global_batch_size: 8
+  micro_batch_size: 2
+  precision: fp32
+  zero_stage: {stage}
+checkpoint: {{every_steps: 3, keep_last: 2}}
+logging: {{every_steps: 1, tensorboard: false}}
+evaluation: {{max_rows_per_language: 4}}
+"""
+
+
+def make_dataset(directory: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def documents(count: int) -> list[list[int]]:
+        return [
+            list(map(int, random.integers(4, 60, random.integers(5, 40)))) for _ in range(count)
+        ]
+
+    pairs = [(a[:12], b[:12]) for a, b in zip(documents(60), documents(60), strict=True)]
+    write_dataset(
+        directory,
+        {"en": documents(80), "fr": documents(40)},
+        {("en", "fr"): pairs},
+        vocab_size=64,
+        validation={"en": documents(6), "fr": documents(6)},
+    )
+
+
+def write_config(folder: Path, name: str, stage: int, extra: str = "") -> Path:
+    path = folder / f"{name}.yaml"
+    text = CONFIG.format(run_dir=folder / name, data=folder / "data", stage=stage, steps=STEPS)
+    path.write_text(text + extra)
+    return path
+
+
+def start(config: Path, *arguments: str, world_size: int = 2) -> list[subprocess.Popen[str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = []
+    for rank in range(world_size):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "DS_ACCELERATOR": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            **{key: str(value) for key, value in place.items()},
+        }
+        ranks.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "megaxlm", "pretrain", str(config), *arguments],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return ranks
+
+
+def finish(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
+    """Returns exit codes and everything that was said."""
+    try:
+        said = "".join(rank.communicate(timeout=START_SECONDS)[0] for rank in ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return [rank.returncode for rank in ranks], said
+
+
+def run(config: Path, *arguments: str, world_size: int = 2) -> tuple[list[int], str]:
+    return finish(start(config, *arguments, world_size=world_size))
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # being written right now
+            break
+    return [line for line in found if "loss" in line]
+
+
+def wait_for(condition: Callable[[], bool], ranks: list[subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        dead = [rank.poll() for rank in ranks]
+        assert dead == [None] * len(ranks), finish(ranks)
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.005)
+
+
+def exact(lines: list[dict[str, Any]]) -> list[tuple[int, float, float, dict[str, float]]]:
+    keys = ("step", "loss", "grad_norm", "loss_by_language")
+    return [tuple(line[key] for key in keys) for line in lines]  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pretrain")
+    make_dataset(path / "data")
+    return path
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_killed_and_resumed_is_digit_for_digit_the_unbroken_run(folder: Path, stage: int) -> None:
+    unbroken = write_config(folder, f"unbroken-{stage}", stage)
+    codes, said = run(unbroken)
+    assert codes == [0, 0], said
+    expected = metrics(folder / f"unbroken-{stage}")
+    assert [line["step"] for line in expected] == list(range(1, STEPS + 1))
+    assert (folder / f"unbroken-{stage}" / "COMPLETED").exists()
+
+    broken = write_config(folder, f"broken-{stage}", stage)
+    run_dir = folder / f"broken-{stage}"
+    ranks = start(broken)
+    wait_for(lambda: len(metrics(run_dir)) >= 5, ranks)
+    for rank in ranks:
+        rank.send_signal(signal.SIGKILL)
+    codes, said = finish(ranks)
+    assert codes == [-signal.SIGKILL] * 2, said
+    assert not (run_dir / "COMPLETED").exists()
+
+    codes, said = run(broken)
+    assert codes == [0, 0], said
+    assert "resumed" in said and "step-00000003" in said.replace("step-00000006", "step-00000003")
+    assert exact(metrics(run_dir)) == exact(expected)
+
+    final = [
+        json.loads((folder / name / "evaluation.json").read_text())
+        for name in (f"unbroken-{stage}", f"broken-{stage}")
+    ]
+    for entry in final[0] + final[1]:
+        entry.pop("model")  # the folder's name
+    assert final[0] == final[1]
+    assert [entry["step"] for entry in final[0]] == [0, STEPS]
+    assert set(final[0][0]["perplexity"]) == {"en", "fr"}
+
+    codes, said = run(broken)
+    assert codes == [0, 0], said
+    assert "nothing to do" in said
+
+
+def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(folder: Path) -> None:
+    config = write_config(folder, "stopped", 1)
+    run_dir = folder / "stopped"
+    ranks = start(config, "--set", "training.max_steps=5000")
+    wait_for(lambda: len(metrics(run_dir)) >= 4, ranks)
+    ranks[1].send_signal(signal.SIGTERM)
+    codes, said = finish(ranks)
+    assert codes == [75, 75], said
+    stopped_at = metrics(run_dir)[-1]["step"]
+    assert f"stopped on request at step {stopped_at}" in said
+    assert (run_dir / "checkpoints" / f"step-{stopped_at:08d}" / "COMPLETE").exists()
+
+    last = stopped_at + 2
+    codes, said = run(config, "--set", f"training.max_steps={last}")
+    assert codes == [0, 0], said
+    assert f"at step {stopped_at} of {last}" in said
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, last + 1))
+
+
+def test_damaged_checkpoints_are_passed_over_and_never_a_silent_restart(folder: Path) -> None:
+    config = write_config(folder, "damaged", 0)
+    run_dir = folder / "damaged"
+    assert run(config)[0] == [0, 0]
+    newest, older = sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)
+    _flip(newest / "rank-00001.safetensors")
+    more = ("--set", f"training.max_steps={STEPS + 1}")
+    codes, said = run(config, *more)
+    assert codes == [0, 0], said
+    assert newest.name in said and f"resumed {older}" in said
+
+    for path in (run_dir / "checkpoints").glob("step-*"):
+        _flip(path / "rank-00000.safetensors")
+    codes, said = run(config, "--set", f"training.max_steps={STEPS + 2}")
+    assert codes == [1, 1], said
+    errors = [line for line in said.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "none of" in errors[0] and "run_dir" in errors[0]
+    assert "Traceback" not in said
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("override", "said_words"),
+    [
+        ("training.global_batch_size=6", ["training.global_batch_size", "6", "micro_batch_size"]),
+        ("data.languages=[en, xx]", ["xx", "en", "fr"]),
+        ("data.path=/nowhere/data", ["/nowhere/data", "megaxlm data build"]),
+        ("model.max_position_embeddings=20", ["max_position_embeddings", "34"]),
+        ("schedule.warmup_steps=999", ["warmup_steps", "max_steps"]),
+        ("training.deepspeed_config=/nowhere/ds.json", ["/nowhere/ds.json"]),
+    ],
+)
+def test_wrong_settings_end_with_one_line(
+    folder: Path, override: str, said_words: list[str]
+) -> None:
+    config = write_config(folder, "wrong", 1)
+    codes, said = run(config, "--set", override)
+    assert codes == [2, 2], said
+    errors = [line for line in said.splitlines() if "error:" in line]
+    assert len(errors) == 1, said
+    assert "Traceback" not in said
+    for word in said_words:
+        assert word in errors[0]
+    assert not (folder / "wrong" / "checkpoints").exists()
+
+
+def test_a_changed_tokenizer_or_model_is_refused_on_resume(folder: Path) -> None:
+    config = write_config(folder, "changed", 0)
+    assert run(config)[0] == [0, 0]
+    more = ("--set", f"training.max_steps={STEPS + 1}")
+    codes, said = run(config, *more, "model.hidden_size=32")
+    assert codes == [2, 2] and "model.hidden_size=16" in said and "32" in said, said
+
+    index = folder / "data" / "dataset.json"
+    model = folder / "data" / "tokenizer" / "sentencepiece.bpe.model"
+    before, tokenizer = index.read_text(), model.read_bytes()
+    try:
+        model.write_bytes(b"another tokenizer")
+        codes, said = run(config, *more)
+        assert codes == [2, 2] and "tokenizer" in said and "Traceback" not in said, said
+    finally:
+        index.write_text(before)
+        model.write_bytes(tokenizer)
