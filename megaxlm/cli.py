@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--layer", type=int, help="hidden state to pool, -1 the last")
     evaluate.add_argument("--scoring", choices=["cosine", "margin"], default="margin")
     evaluate.add_argument("--limit", type=int, help="at most this many sentences a pair")
-    evaluate.add_argument("--rows", type=int, default=64, help="validation rows a language (64)")
+    evaluate.add_argument("--rows", type=int, help="validation rows a language (the run's, or 64)")
     evaluate.add_argument("--seq-len", type=int, help="row length (that of the run, else 512)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
 
@@ -192,9 +192,12 @@ def _data_verify(arguments: argparse.Namespace) -> int:
 
     report = verify(arguments.directory)
     for problem in report.problems:
-        print(f"megaxlm: error: {problem}", file=sys.stderr)
-    print(report.summary())
-    return EXIT_FOUND_WRONG if report.problems else EXIT_DONE
+        _say(f"{report.directory / problem.path}: {problem.what}")
+    if not report.ok:
+        _say(f"{report.directory}: {len(report.problems)} problems; build this data set again")
+        return EXIT_FOUND_WRONG
+    print(report.render())
+    return EXIT_DONE
 
 
 def _data_sample(arguments: argparse.Namespace) -> int:

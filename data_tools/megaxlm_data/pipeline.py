@@ -14,6 +14,7 @@ Memory does not grow with the corpus but for one bit a document.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import re
@@ -51,6 +52,7 @@ from megaxlm_data.writers.cleaned import open_cleaned
 
 WORK_DIR = ".build"
 _SHARD_NAME = re.compile(r"\d{5}\.arrow")
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # some network file systems have none
 _MAX_SHARD_TOKENS = 2**31 - 1  # Arrow list offsets are int32
 
 
@@ -95,7 +97,7 @@ def _build(config: DataBuildConfig, progress: Progress) -> DatasetIndex:
             index = _run_stages(plan, config, work, progress)
             write_index(config.output, index)
             _remove_strays(config.output, index)
-        shutil.rmtree(work)
+    shutil.rmtree(work)
     return index
 
 
@@ -207,21 +209,24 @@ def _locked(work: Path) -> Iterator[None]:
     """Holds the work folder against a second build."""
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = open(work / "lock", "w")  # noqa: SIM115 (held for the whole build)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{work.parent}: `output` is a file; name a folder") from None
-    with lock:
+    with open(work / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"{work.parent}: another build is writing there; wait for it or stop it"
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         try:
             yield
-        finally:
-            if work.exists() and [path.name for path in work.iterdir()] == ["lock"]:
-                shutil.rmtree(work)  # nothing was begun
+        except UserError:
+            if [path.name for path in work.iterdir()] == ["lock"]:
+                shutil.rmtree(work, ignore_errors=True)  # nothing was begun
+            raise
 
 
 def _announce(plan: Plan, work: Path, progress: Progress) -> None:

@@ -64,7 +64,9 @@ def advance(amount: int) -> None:
 
 def available_cpus() -> int:
     """Returns the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start_worker(done: Any, stop: Any) -> None:

@@ -27,9 +27,8 @@ def evaluate(
     layer: int | None = None,
     scoring: Scoring = "margin",
     limit: int | None = None,
-    rows: int = 64,
+    rows: int | None = None,
     seq_len: int | None = None,
-    seed: int = 0,
 ) -> tuple[dict[str, Any], RenderableType]:
     """Runs one task.
 
@@ -41,9 +40,8 @@ def evaluate(
         layer: Hidden state to pool; None takes the run's choice, else the last.
         scoring: `cosine` or `margin`.
         limit: Sentences a pair.
-        rows: Validation rows a language.
+        rows: Validation rows a language; None takes the run's number, else 64.
         seq_len: Row length of the perplexity task; None takes that of the run, else 512.
-        seed: Chooses rows and masks; the same for every model that is to be compared.
 
     Returns:
         The results as JSON values, and as a table.
@@ -54,8 +52,8 @@ def evaluate(
     loaded = load_model(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded.model.to(device)
+    settings = loaded.run_config.get("evaluation", {})
     if task == "retrieval":
-        settings = loaded.run_config.get("evaluation", {})
         folder = data or _path(settings.get("retrieval"))
         if folder is None:
             raise UserError("--data FOLDER is required: sentence pairs in Tatoeba format")
@@ -85,8 +83,8 @@ def evaluate(
         directory,
         DataConfig(path=directory, seq_len=min(length, positions - 2), packing="documents"),
         masking,
-        seed=seed,
-        max_rows_per_language=rows,
+        seed=loaded.run_config.get("seed", 0),  # the rows and masks that the run measured too
+        max_rows_per_language=rows or settings.get("max_rows_per_language", 64),
         micro_batch_size=8,
         device=device,
     )

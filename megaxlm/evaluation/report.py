@@ -129,7 +129,8 @@ def _accuracy_by_pair(document: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _table(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    # A title is wrapped to the width of its table, so the table is made as wide as the title.
+    table = Table(title=title, title_justify="left", min_width=len(title) + 1)
     table.add_column(first)
     return table
 

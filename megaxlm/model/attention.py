@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from megaxlm.config.pretrain import ModelConfig
+from megaxlm.model.dropout_attention import dropout_attention
 from megaxlm.model.segments import Segments
 
 
@@ -73,7 +74,10 @@ def _attend_grouped(qkv: Tensor, segments: Segments, dropout_prob: float) -> Ten
     for group, part in zip(segments.groups, parts, strict=True):
         members = part.view(group.num_segments, group.length, *qkv.shape[1:])
         q, k, v = members.permute(2, 0, 3, 1, 4)  # (segments, heads, length, head_dim) each
-        output = F.scaled_dot_product_attention(q, k, v, group.mask, dropout_prob)
+        if dropout_prob:
+            output = dropout_attention(q, k, v, group.mask, dropout_prob)
+        else:
+            output = F.scaled_dot_product_attention(q, k, v, group.mask)
         outputs.append(output.transpose(1, 2).reshape(part.shape[0], *qkv.shape[2:]))
     attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     if segments.scatter is not None:

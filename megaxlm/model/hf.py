@@ -25,8 +25,10 @@ from torch import Tensor
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.errors import CorruptDataError, UserError
+from megaxlm.model.embeddings import POSITION_OFFSET
 
 CONFIG_NAME = "config.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 WEIGHTS_NAME = "model.safetensors"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 PICKLE_NAME = "pytorch_model.bin"
@@ -334,10 +336,13 @@ def write_hf_folder(
         text = json.dumps(to_hf_config(config), indent=2, sort_keys=True) + "\n"
         (partial / CONFIG_NAME).write_text(text, encoding="utf-8")
         save_file(tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})
+        # safetensors makes its file for the owner alone; a model is to be shared like its config.
+        (partial / WEIGHTS_NAME).chmod((partial / CONFIG_NAME).stat().st_mode)
         if tokenizer_dir is not None:
             for path in sorted(tokenizer_dir.iterdir()):
                 if path.is_file():
                     shutil.copyfile(path, partial / path.name)
+            _set_max_length(partial / TOKENIZER_CONFIG_NAME, config)
         for path in (*partial.iterdir(), partial):
             _sync(path)
         os.replace(partial, directory)
@@ -370,3 +375,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CorruptDataError(f"{path}: not a JSON object; download the folder again")
     return content
+
+
+def _set_max_length(path: Path, config: ModelConfig) -> None:
+    """Tells the tokenizer how much the model takes, so that `truncation=True` cuts there."""
+    if not path.is_file() or config.max_position_embeddings is None:
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model_max_length"] = config.max_position_embeddings - POSITION_OFFSET
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -52,6 +53,9 @@ def connect(place: Environment, device: torch.device, *, debug: bool = False) ->
         UserError: The ranks did not find one another.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.INFO if debug else logging.WARNING)
+    if not debug:
+        # DeepSpeed calls collectives by names that torch 2.13 deprecates.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

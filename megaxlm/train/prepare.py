@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.data.shards import DatasetIndex, read_index
 from megaxlm.errors import UserError
+from megaxlm.model.embeddings import POSITION_OFFSET
 from megaxlm.optim.schedules import check_schedule
-
-POSITION_OFFSET = 2  # XLM-R counts positions from pad_token_id + 1
 
 
 @dataclass(frozen=True)

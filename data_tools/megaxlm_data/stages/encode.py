@@ -20,7 +20,13 @@ from megaxlm_data.stages.clean import CleanReport
 from megaxlm_data.stages.plan import Group, Plan, digest_of
 from megaxlm_data.stages.select import Block, Selection, blocks_of, is_validation
 from megaxlm_data.workers import WorkerPool, advance
-from megaxlm_data.writers.assembler import Assembler, CountedShard, EncodedRows, Position
+from megaxlm_data.writers.assembler import (
+    Assembler,
+    BackgroundWriter,
+    CountedShard,
+    EncodedRows,
+    Position,
+)
 from megaxlm_data.writers.cleaned import open_cleaned
 from megaxlm_data.writers.shards import EncodedSide
 
@@ -42,6 +48,8 @@ class EncodeTask:
 
 @dataclass
 class _GroupWork:
+    """A group, its blocks and its shards."""
+
     group: Group
     blocks: list[Block]
     selection: Selection
@@ -54,14 +62,25 @@ class _GroupWork:
             first["validation"] = (len(self.blocks), 0)
         return first
 
+    def bytes_left(self, reports: dict[str, CleanReport]) -> int:
+        """Returns about how much text will be read, as if all blocks were of one size."""
+        size = sum(reports[unit.digest].text_bytes for unit in self.group.units)
+        return size * (len(self.blocks) - self.first_block()) // len(self.blocks)
+
+    def first_block(self) -> int:
+        """Returns the first block that is not in finished shards whole."""
+        return min(block for block, _ in self.first_positions().values())
+
     def tasks(self, number: int, model: Path) -> Iterator[EncodeTask]:
+        """Yields what is left to encode; `number` is that of the group in the plan."""
         first = self.first_positions()
-        for index in range(min(block for block, _ in first.values()), len(self.blocks)):
+        for index in range(self.first_block(), len(self.blocks)):
             block = self.blocks[index]
             keep, below = self.selection.rows(block), self.selection.validation_below
             yield EncodeTask(number, index, block, keep, below, first, model)
 
     def finish(self) -> None:
+        """Writes the last shard of each split."""
         for assembler in self.assemblers.values():
             assembler.finish(len(self.blocks))
 
@@ -95,6 +114,7 @@ def encode(
     """
     pieces = (tokenizer.piece(token) for token in range(tokenizer.vocab_size))
     byte_pieces = np.array([bool(_BYTE_PIECE.fullmatch(piece)) for piece in pieces])
+    writer = BackgroundWriter()
     work = []
     for group in plan.groups:
         selection = selections[group.name]
@@ -107,18 +127,19 @@ def encode(
                 langs=group.langs,
                 shard_tokens=config.shard_tokens,
                 byte_pieces=byte_pieces,
+                run=writer,
             )
             for split in SPLITS
         }
         blocks = list(blocks_of(group, reports, cleaned))
         work.append(_GroupWork(group, blocks, selection, assemblers))
-    done = _resume(work, progress)
+    _resume(work, progress)
 
     model = tokenizer.model_path
     # a group's tasks are made before its first block comes back: they see where it stood at first
     tasks = chain.from_iterable([each.tasks(number, model) for number, each in enumerate(work)])
-    total = sum(reports[unit.digest].text_bytes for group in plan.groups for unit in group.units)
-    with progress.bar("encode", total - done, "B") as bar:
+    total = sum(each.bytes_left(reports) for each in work)
+    with writer, progress.bar("encode", total, "B") as bar:
         current = 0
         for task, rows in pool.map(encode_block, tasks, "tasks", bar.update):
             while current < task.group:
@@ -128,6 +149,7 @@ def encode(
                 work[current].assemblers[split].add(rows[split])
         for each in work[current:]:
             each.finish()
+        writer.wait()
     return {
         (each.group.name, split): assembler.shards
         for each in work
@@ -135,8 +157,8 @@ def encode(
     }
 
 
-def _resume(work: list[_GroupWork], progress: Progress) -> int:
-    shards = text_bytes = 0
+def _resume(work: list[_GroupWork], progress: Progress) -> None:
+    shards = 0
     for each in work:
         for split, assembler in each.assemblers.items():
             if not assembler.resume():
@@ -145,10 +167,8 @@ def _resume(work: list[_GroupWork], progress: Progress) -> int:
                     "missing or altered; it is made again"
                 )
             shards += len(assembler.shards)
-            text_bytes += sum(shard.info.text_bytes for shard in assembler.shards)
     if shards:
         progress.say(f"encode: {shards} shards are already done")
-    return text_bytes
 
 
 @lru_cache(maxsize=1)

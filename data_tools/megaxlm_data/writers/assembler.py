@@ -7,6 +7,8 @@ the next one begins, so that an interrupted build continues there and makes the 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,11 +87,44 @@ class CountedShard:
     counts: dict[str, dict[str, int]]
 
 
+class BackgroundWriter:
+    """Runs jobs in order in one thread, so that encoding goes on while a shard is synced.
+
+    At most one job waits or runs when `__call__` returns, which bounds the memory they hold.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._job: Future[None] | None = None
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown()
+
+    def __call__(self, job: Callable[[], None]) -> None:
+        """Waits for the job before, raises what it raised, and starts this one."""
+        self.wait()
+        self._job = self._thread.submit(job)
+
+    def wait(self) -> None:
+        """Waits for the last job and raises what it raised."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+
+def _at_once(job: Callable[[], None]) -> None:
+    job()
+
+
 @dataclass
 class Assembler:
     """Collects the documents of one subset and writes its shards.
 
     Attributes:
+        run: What runs the writing of a shard, in order.
         shards: What is finished.
         next: Where the first document that is in no finished shard stands.
     """
@@ -100,10 +135,12 @@ class Assembler:
     langs: tuple[str, ...]
     shard_tokens: int
     byte_pieces: npt.NDArray[np.bool_]  # (vocabulary,) which ids are bytes of byte fallback
+    run: Callable[[Callable[[], None]], None] = _at_once
     shards: list[CountedShard] = field(default_factory=list)
     next: Position = (0, 0)
     _held: list[EncodedRows] = field(default_factory=list)
     _tokens: int = 0
+    _flushed: int = 0
 
     def resume(self) -> bool:
         """Takes over the finished shards of an interrupted build.
@@ -124,6 +161,7 @@ class Assembler:
                 return False
             self.shards.append(CountedShard(info, content["counts"]))
             self.next = tuple(content["next"])
+            self._flushed = len(self.shards)
         return True
 
     def add(self, encoded: EncodedRows) -> None:
@@ -149,8 +187,11 @@ class Assembler:
             self._flush((num_blocks, 0))
 
     def _flush(self, position: Position) -> None:
-        number = len(self.shards)
         held, self._held, self._tokens = self._held, [], 0
+        number, self._flushed = self._flushed, self._flushed + 1
+        self.run(lambda: self._write(number, held, position))
+
+    def _write(self, number: int, held: list[EncodedRows], position: Position) -> None:
         sides = [
             EncodedSide(
                 np.concatenate([part.sides[side].values for part in held]),

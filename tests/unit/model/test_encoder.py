@@ -196,5 +196,7 @@ def test_flops_agree_with_what_torch_counts() -> None:
     with FlopCounterMode(display=False) as counter:
         model(tokens, positions, cu_seqlens, index, targets, weight, SEQ_LEN)[0].backward()
     expected = training_flops(config, num_tokens=64, num_targets=6, seq_len=SEQ_LEN)
+    # Attention with dropout computes its scores again in backward: one product more than six.
     # torch counts the bias of the head as a product, and no bias elsewhere.
-    assert abs(counter.get_total_flops() / expected.total - 1) < 0.01
+    spent = expected.total + expected.attention / 6
+    assert abs(counter.get_total_flops() / spent - 1) < 0.01
