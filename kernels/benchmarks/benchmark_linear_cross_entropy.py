@@ -9,6 +9,10 @@ are not counted on either side. It is set against two things: the eager head,
 and one fp32 matrix of logits, the least that any head holding full logits takes.
 
 Both sides run in one process with the same number of threads, interleaved; medians are shown.
+
+Seen at 2,458 targets, hidden 768, vocabulary 250,002, fp32, on the CPU: eager 6,598 MB, chunked
+191 MB: 0.029 of eager, 0.078 of one matrix of logits. At 308 targets on one core of a shared AMD
+EPYC: eager 4.6 CPU seconds, chunked 4.2.
 """
 
 from __future__ import annotations

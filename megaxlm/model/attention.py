@@ -29,11 +29,18 @@ class SelfAttention(nn.Module):
         self,
         hidden: Tensor,  # (tokens, hidden)
         segments: Segments,
-    ) -> Tensor:  # (tokens, hidden)
-        """Attends, without residual, norm or dropout of the result."""
+        keep: Tensor | None = None,  # (kept,) int64, into tokens
+    ) -> Tensor:  # (tokens, hidden), or (kept, hidden)
+        """Attends, without residual, norm or dropout of the result.
+
+        With `keep`, the result at those tokens alone is projected back.
+        """
         qkv = self.qkv(hidden).view(-1, 3, self.num_heads, self.head_dim)
         attended = attend(qkv, segments, self.dropout_prob if self.training else 0.0)
-        return self.output(attended.flatten(1))  # type: ignore[no-any-return]
+        attended = attended.flatten(1)  # (tokens, hidden)
+        if keep is not None:
+            attended = attended[keep]
+        return self.output(attended)  # type: ignore[no-any-return]
 
 
 def attend(

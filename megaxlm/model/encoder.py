@@ -1,7 +1,7 @@
 """The XLM-R encoder on packed tokens, with its masked-language-model head.
 
-Hidden states are (tokens, hidden): nothing is padded, segments are told apart by `cu_seqlens`, and
-the head runs on the predicted positions alone.
+Hidden states are (tokens, hidden): nothing is padded, segments are told apart by `cu_seqlens`. The
+head runs on the predicted positions alone, and so does the last layer from its attention on.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class MaskedLanguageModel(nn.Module):
         Raises:
             ValueError: A shape or dtype is wrong.
         """
-        hidden = self._encode(tokens, positions, cu_seqlens, seq_len)
-        loss, target_losses = self.head(hidden[target_index], targets, target_weight)
+        hidden = self._encode(tokens, positions, cu_seqlens, target_index, seq_len)
+        loss, target_losses = self.head(hidden, targets, target_weight)
         return loss, target_losses
 
     def logits(
@@ -72,8 +72,8 @@ class MaskedLanguageModel(nn.Module):
         seq_len: int,
     ) -> Tensor:  # (targets, vocab)
         """Returns the logits at some positions."""
-        hidden = self._encode(tokens, positions, cu_seqlens, seq_len)
-        return self.head.logits(hidden[target_index])
+        hidden = self._encode(tokens, positions, cu_seqlens, target_index, seq_len)
+        return self.head.logits(hidden)
 
     def hidden_states(
         self,
@@ -116,16 +116,23 @@ class MaskedLanguageModel(nn.Module):
             parameter.copy_(state[name])
 
     def _encode(
-        self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor, seq_len: int
-    ) -> Tensor:  # (tokens, hidden)
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        target_index: Tensor,
+        seq_len: int,
+    ) -> Tensor:  # (targets, hidden)
         hidden = self.embeddings(tokens, positions)
         state: LayerState = (hidden, self._segments(hidden, cu_seqlens, seq_len))
         recompute = self.config.activation_checkpointing and self.training
-        for layer in self.layers:
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            keep = target_index if index == last else None
             if recompute and torch.is_grad_enabled():
-                state = checkpoint(layer, state, use_reentrant=False)
+                state = checkpoint(layer, state, keep, use_reentrant=False)
             else:
-                state = layer(state)
+                state = layer(state, keep)
         if self.final_norm is not None:
             state = self.final_norm(state)
         return state[0]

@@ -50,11 +50,15 @@ def training_flops(
     hidden, inner = config.hidden_size, config.intermediate_size
     if attention_pairs is None:
         attention_pairs = num_tokens * seq_len
-    layer = 2 * num_tokens * (4 * hidden * hidden + 2 * hidden * inner)
+    projections = 2 * 3 * hidden * hidden  # a token's query, key and value
+    rest = 2 * (hidden * hidden + 2 * hidden * inner)  # what follows its attention
+    # After its attention, the last layer runs on the targets alone.
+    last_layer = num_tokens * projections + num_targets * rest
+    layers = (config.num_hidden_layers - 1) * num_tokens * (projections + rest) + last_layer
     attention = 2 * 2 * attention_pairs * hidden
     head = 2 * num_targets * (hidden * hidden + hidden * config.vocab_size)
     return TrainingFlops(
-        layers=FORWARD_AND_BACKWARD * config.num_hidden_layers * layer,
+        layers=FORWARD_AND_BACKWARD * layers,
         attention=FORWARD_AND_BACKWARD * config.num_hidden_layers * attention,
         head=FORWARD_AND_BACKWARD * head,
     )

@@ -32,16 +32,25 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, state: LayerState) -> LayerState:
-        """Returns the state with the layer's hidden states."""
+    def forward(
+        self,
+        state: LayerState,
+        keep: Tensor | None = None,  # (kept,) int64, into tokens
+    ) -> LayerState:
+        """Returns the state with the layer's hidden states.
+
+        With `keep`, which the last layer gets, these are (kept, hidden): all tokens are attended
+        to, but what follows runs on the kept ones alone, since nothing reads the others.
+        """
         hidden, segments = state  # (tokens, hidden)
+        residual = hidden if keep is None else hidden[keep]
         if self.post_norm:
-            attended = self.dropout(self.attention(hidden, segments))
-            hidden = self.attention_norm(hidden + attended)
+            attended = self.dropout(self.attention(hidden, segments, keep))
+            hidden = self.attention_norm(residual + attended)
             hidden = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
         else:
-            attended = self.attention(self.attention_norm(hidden), segments)
-            hidden = hidden + self.dropout(attended)
+            attended = self.attention(self.attention_norm(hidden), segments, keep)
+            hidden = residual + self.dropout(attended)
             hidden = hidden + self.feed_forward(self.feed_forward_norm(hidden))
         return hidden, segments
 

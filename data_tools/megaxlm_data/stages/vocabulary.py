@@ -31,7 +31,7 @@ from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.cleaned import open_cleaned
 
 MAX_REPEATS = 5
-_TRAINING_BYTES_PER_CHAR = 27  # measured, on samples of 1 to 10 MB of Latin, Han and Burmese text
+_TRAINING_MEMORY_RATIO = 25  # measured, on samples of 1 to 10 MB of Latin, Han and Burmese text
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ def _sample(
     for _, drawn in pool.map(_sample_block, tasks(), "tasks", bar.update):
         yield from drawn
         total += len(drawn)
-        size += sum(map(len, drawn))
+        size += sum(len(sentence.encode()) for sentence in drawn)
     bar.close()
     progress.say(
         f"tokenizer: training {limits.vocab_size:,} pieces on {total:,} sentences; sentencepiece "
-        f"shows no bar and takes some {_TRAINING_BYTES_PER_CHAR * size / 1e9:.1f} GB of memory"
+        f"shows no bar and takes some {_TRAINING_MEMORY_RATIO * size / 1e9:.1f} GB of memory"
     )
 
 

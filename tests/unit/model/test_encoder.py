@@ -73,6 +73,23 @@ def test_the_loss_is_the_weighted_mean_over_all_targets(model_type: str) -> None
 
 
 @FAMILIES
+def test_the_last_layer_loses_nothing_by_running_on_the_targets(model_type: str) -> None:
+    """Values and gradients equal those of a head that reads all hidden states."""
+    model = make_model(small_config(model_type)).double().eval()
+    tokens, positions, cu_seqlens, index, targets, _ = make_batch()
+    index[2] = index[1]  # a position may be predicted twice
+    hidden = model.hidden_states(tokens, positions, cu_seqlens, SEQ_LEN)[-1]
+    expected = torch.nn.functional.cross_entropy(model.head.logits(hidden[index]), targets)
+    weight = torch.ones(6, dtype=torch.float64)
+    loss, _ = model(tokens, positions, cu_seqlens, index, targets, weight, SEQ_LEN)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, list(model.parameters())),
+        torch.autograd.grad(expected, list(model.parameters())),
+    )
+
+
+@FAMILIES
 def test_in_bf16_the_loss_is_fp32(model_type: str) -> None:
     config = small_config(model_type, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     exact, *_ = make_model(config)(*make_batch(), SEQ_LEN)
@@ -177,8 +194,9 @@ def test_unresolved_configs_are_refused() -> None:
 def test_flops_of_xlm_roberta_base() -> None:
     config = ModelConfig(vocab_size=250_002, max_position_embeddings=514)
     counted = training_flops(config, num_tokens=512, num_targets=77, seq_len=512)
-    weights_per_layer = 4 * 768 * 768 + 2 * 768 * 3072
-    assert counted.layers == 6 * 512 * 12 * weights_per_layer
+    after_attention = 768 * 768 + 2 * 768 * 3072
+    everywhere = 512 * 12 * 3 * 768 * 768 + 512 * 11 * after_attention
+    assert counted.layers == 6 * (everywhere + 77 * after_attention)
     assert counted.attention == 3 * 12 * 4 * 512 * 512 * 768
     assert counted.head == 6 * 77 * (768 * 768 + 768 * 250_002)
     assert counted.total == counted.layers + counted.attention + counted.head
