@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # The whole path on the embedded sample corpus, in minutes on two cores: text in, encoder out.
-# usage: bash launch/quickstart.sh [RUN_DIR]      (default runs/quickstart; it is begun anew)
+# usage: bash launch/quickstart.sh [RUN_DIR [KEY=VALUE ...]]
+# RUN_DIR (runs/quickstart) is begun anew; KEY=VALUE changes a setting of the pretraining run.
 set -euo pipefail
+out="${1:+$(realpath -m "$1")}"  # as seen from the caller's folder
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup.sh
 
-out="${1:-runs/quickstart}"
+out="${out:-runs/quickstart}"
+changes=("${@:2}")
 languages=en,es,ru,hi,sw
 started=$SECONDS
 title() { printf '\n== %s (after %d s)\n' "$*" "$((SECONDS - started))"; }
@@ -25,16 +28,19 @@ megaxlm data sample "$out/corpus" --languages "$languages" --lexicon small \
 
 title "2. Clean, deduplicate, train a tokenizer, encode to Arrow shards"
 # The recipe names runs/quickstart; for another folder its paths are changed on the way.
-sed "s#runs/quickstart#$out#" configs/data/sample.yaml >"$out/recipe.yaml"
+escaped="$(printf '%s' "$out" | sed 's/[#&\\]/\\&/g')"
+sed "s#runs/quickstart#$escaped#" configs/data/sample.yaml >"$out/recipe.yaml"
 megaxlm data build "$out/recipe.yaml"
 megaxlm data inspect "$out/data" --alpha 0.5
 
 title "3. Pretrain with DeepSpeed: 2 processes, ZeRO-3"
-# On the CPU each process gets its share of the cores.
+# Two processes on the CPU, also where there is one GPU; each gets its share of the cores.
+export DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}"
 cores=$(nproc)
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > 2 ? cores / 2 : 1))}"
 deepspeed --num_gpus 2 --log_level warning --module megaxlm pretrain configs/pretrain/quickstart.yaml \
-    --set "run_dir=$out/run" "data.path=$out/data" "evaluation.retrieval=$out/corpus/retrieval"
+    --set "run_dir=$out/run" "data.path=$out/data" "evaluation.retrieval=$out/corpus/retrieval" \
+    "${changes[@]}"
 
 title "4. Export, reload with Transformers, fill a mask in three languages"
 megaxlm export "$out/run" "$out/export"

@@ -32,13 +32,16 @@ _setup() {
     }
     python="$(_find_python)"
     echo "setup: creating $VENV (once; a few minutes)"
-    [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
+    # One that a kill left without pip is completed.
+    "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$VENV"
     local pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
     # torch first and by its exact version: a looser requirement would pull another build of it.
     "${pip[@]}" install --quiet -c "$ROOT/launch/constraints.txt" setuptools wheel
     "${pip[@]}" install --quiet -c "$ROOT/launch/constraints.txt" torch==2.13.0
     # deepspeed has no wheel; its build must see the torch just installed rather than fetch its own.
-    "${pip[@]}" install --quiet -c "$ROOT/launch/constraints.txt" --no-build-isolation deepspeed==0.19.8
+    # Beside a GPU its build asks for a CUDA compiler, although nothing is compiled before it is used.
+    DS_ACCELERATOR=cpu DS_BUILD_OPS=0 "${pip[@]}" install --quiet -c "$ROOT/launch/constraints.txt" \
+        --no-build-isolation deepspeed==0.19.8
     "${pip[@]}" install --quiet -c "$ROOT/launch/constraints.txt" --no-build-isolation -e "$ROOT[dev]"
     echo "$wanted" >"$stamp"
     echo "setup: done"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megaxlm import __version__
-from megaxlm.errors import EXIT_DONE, EXIT_FOUND_WRONG, UserError
+from megaxlm.errors import EXIT_DONE, EXIT_FOUND_WRONG, KnownTo, UserError
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -38,12 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if arguments.debug:
             traceback.print_exc()
-        _say(str(error))
+        _say(str(error), error.known_to)
         return error.exit_code
     except Exception as error:
         if arguments.debug:
             traceback.print_exc()
-        _say(_describe(error, arguments.debug))
+        if _is_lost_peer(error):
+            _say("another rank has ended; its own message says why", "run")
+        else:
+            _say(_describe(error, arguments.debug), "rank")
         return EXIT_FOUND_WRONG
 
 
@@ -55,14 +58,40 @@ def _describe(error: Exception, debug: bool) -> str:
         if error.errno == errno.ENOSPC:
             reason = "no space left on the device; free some and run the same command again"
         return where + reason
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
+        return (
+            "out of GPU memory: lower training.micro_batch_size (training.global_batch_size may "
+            "stay), set model.activation_checkpointing: true or raise training.zero_stage"
+        )
     more = "" if debug else "; run it again with --debug for the traceback"
     return f"internal error: {type(error).__name__}: {text}{more}"
 
 
-def _say(message: str) -> None:
-    """Prints one error line; of several ranks, rank 0 speaks (errors are agreed between ranks)."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"megaxlm: error: {message}", file=sys.stderr, flush=True)
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because the process at its other end is gone."""
+    if not isinstance(error, RuntimeError):
+        return False
+    said = str(error)
+    # gloo raises plain RuntimeErrors; NCCL and the store have classes of their own.
+    signs = ("Connection closed by peer", "Connection reset by peer", "gloo/transport")
+    kinds = ("DistBackendError", "DistNetworkError", "DistStoreError")
+    return type(error).__name__ in kinds or any(sign in said for sign in signs)
+
+
+def _say(message: str, known_to: KnownTo = "node") -> None:
+    """Prints one error line; of the ranks that know the same, the first one speaks."""
+    # Before a launcher is told apart its variables count as they are.
+    rank = _number_of("RANK", "SLURM_PROCID", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
+    local = _number_of(
+        "LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK"
+    )
+    if known_to == "rank" or (rank if known_to == "run" else local) == "0":
+        of_rank = "" if rank == "0" else f"rank {rank}: "
+        print(f"megaxlm: error: {of_rank}{message}", file=sys.stderr, flush=True)
+
+
+def _number_of(*names: str) -> str:
+    return next((os.environ[name] for name in names if name in os.environ), "0")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,10 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, metavar="DIR", help="data set, or retrieval files")
     evaluate.add_argument("--pairs", help="retrieval pairs, comma list such as deu-eng (all)")
     evaluate.add_argument("--layer", type=int, help="hidden state to pool, -1 the last")
-    evaluate.add_argument("--scoring", choices=["cosine", "margin"], default="margin")
-    evaluate.add_argument("--limit", type=int, help="at most this many sentences a pair")
-    evaluate.add_argument("--rows", type=int, help="validation rows a language (the run's, or 64)")
-    evaluate.add_argument("--seq-len", type=int, help="row length (that of the run, else 512)")
+    evaluate.add_argument("--scoring", choices=["cosine", "margin"], help="the run's, or margin")
+    evaluate.add_argument("--limit", type=_count, help="at most this many sentences a pair")
+    evaluate.add_argument(
+        "--rows", type=_count, help="validation rows a language (the run's, or 64)"
+    )
+    evaluate.add_argument("--seq-len", type=_seq_len, help="row length (that of the run, else 512)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
 
     export = add(verbs, "export", _export, "Write a Hugging Face folder.")
@@ -153,9 +184,19 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(float(text))
+    try:
+        value = int(float(text))
+    except (ValueError, OverflowError):  # `inf`
+        value = 0
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of tokens")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _seq_len(text: str) -> int:
+    value = _count(text)
+    if value < 8:
+        raise argparse.ArgumentTypeError(f"{text} is too short for a row; give at least 8")
     return value
 
 

@@ -5,6 +5,10 @@ Whatever a user can cause (a missing file, a wrong key, a damaged shard) is rais
 line without a traceback and exits with the error's code; anything else is a defect of ours.
 """
 
+from typing import Literal
+
+KnownTo = Literal["run", "node", "rank"]
+
 EXIT_DONE = 0
 EXIT_FOUND_WRONG = 1  # the work itself found something wrong: a damaged shard, a diverged run
 EXIT_BAD_USAGE = 2  # bad command line, config or input
@@ -17,11 +21,16 @@ class UserError(Exception):
     Args:
         message: One line: what, where (file, line, key) and what to do.
         exit_code: The code the command ends with.
+        known_to: Which processes of a run have it, and so who says it: every rank (`run`), the
+            ranks of some nodes (`node`), or this one alone (`rank`).
     """
 
-    def __init__(self, message: str, exit_code: int = EXIT_BAD_USAGE) -> None:
+    def __init__(
+        self, message: str, exit_code: int = EXIT_BAD_USAGE, known_to: KnownTo = "node"
+    ) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.known_to: KnownTo = known_to
 
 
 class CorruptDataError(UserError):

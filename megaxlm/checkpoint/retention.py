@@ -47,7 +47,14 @@ def select_resume(
         CorruptDataError: There are checkpoints and none of them is whole, or there were some.
         UserError: Only some ranks see the checkpoints.
     """
-    folders = list_checkpoints(run_dir)
+    failure: OSError | None = None
+    try:
+        folders = list_checkpoints(run_dir)
+    except OSError as error:  # agreed on first: the other ranks are about to compare notes
+        folders, failure = [], error
+    if not all_ok(failure is None):
+        reason = failure.strerror if failure else "another rank cannot read it"
+        raise UserError(f"{run_dir / CHECKPOINTS_DIR}: cannot be read: {reason}") from failure
     found_everywhere, found_nowhere = all_ok(bool(folders)), all_ok(not folders)
     saved = recorded_step(run_dir)
     if found_nowhere:

@@ -72,7 +72,7 @@ class DataBuildConfig(Section):
     """One complete recipe: `megaxlm data build configs/data/NAME.yaml`."""
 
     output: Path
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     corpora: list[MonolingualSource] = Field(default_factory=list)
     bitext: list[BitextSource] = Field(default_factory=list)
     on_invalid_utf8: Literal["fail", "skip", "replace"] = "fail"  # skip drops the line, counted

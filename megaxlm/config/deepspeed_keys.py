@@ -72,6 +72,7 @@ REFUSED: dict[str, str] = {
         "so survives a resume; delete it here"
     ),
     "amp": f"{_GONE} and set training.precision: bf16",
+    "bfloat16": "is the old name of `bf16`, which alone counts; rename it",
     "torch_autocast": "is not used; set training.precision: bf16 and delete it here",
     "elasticity": f"{_GONE}: checkpoints resume at any number of processes without it",
     "curriculum_learning": f"{_GONE} and use data.curriculum in the run's config",

@@ -91,7 +91,13 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         # Language codes are the trap of YAML 1.1: `no` (Norwegian) is not a boolean here.
         if item.tag == "tag:yaml.org,2002:bool" and item.value.lower() not in ("true", "false"):
             return item.value
-        return constructor.construct_object(item)
+        try:
+            return constructor.construct_object(item)
+        except (yaml.YAMLError, ValueError) as error:  # a tag such as `!x`, or `!!int a`
+            problem = getattr(error, "problem", None) or str(error)
+            raise UserError(
+                f"{origins[keys]}: {_dotted(keys)}: not plain YAML: {problem}"
+            ) from None
 
     return build(node, ()), origins
 

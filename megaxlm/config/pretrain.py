@@ -1,17 +1,19 @@
 """The config of `megaxlm pretrain`: one complete file names one run.
 
 Field names follow Hugging Face where it has one. What can be derived (accumulation steps, tokens
-a step, number of targets) is derived in `megaxlm.config.derived`, never configured twice.
+a step, number of targets) is derived where it is used, never configured twice.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from megaxlm.config.base import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ObjectiveConfig(Section):
@@ -97,7 +99,7 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw"] = "adamw"
     lr: float = Field(default=5e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
 
@@ -154,7 +156,7 @@ class PretrainConfig(Section):
     """One run: `megaxlm pretrain configs/pretrain/NAME.yaml`."""
 
     run_dir: Path
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     init_from: Path | None = None  # a checkpoint or Hugging Face folder to take weights from
     data: DataConfig
     objectives: list[ObjectiveConfig] = Field(

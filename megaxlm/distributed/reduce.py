@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megaxlm.errors import UserError
+from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 
 
 def is_distributed() -> bool:
@@ -59,24 +59,40 @@ def broadcast(value: Any) -> Any:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Makes a `UserError` on one rank the same `UserError` on all, so that none waits for it."""
-    failure: UserError | None = None
+    """Makes a `UserError` on one rank the same `UserError` on all, so that none waits for it.
+
+    So is an `OSError`. Any other goes on as it is on its own rank alone. What is
+    inside must not wait for other ranks after a point where it can fail on this one alone.
+    """
+    failure: Exception | None = None
     try:
         yield
-    except UserError as error:
+    except Exception as error:  # whatever it is: the others must not wait for this rank
         failure = error
     if not is_distributed():
         if failure is not None:
             raise failure
         return
-    mine = None if failure is None else (str(failure), failure.exit_code)
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
+    everyone: list[tuple[str, int] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, _told(failure))
     for rank, theirs in enumerate(everyone):
         if theirs is not None:
+            if failure is not None and not isinstance(failure, UserError | OSError):
+                raise failure
             message, exit_code = theirs
             prefix = f"rank {rank}: " if everyone[0] is None else ""
-            raise UserError(prefix + message, exit_code)
+            raise UserError(prefix + message, exit_code, known_to="run")
+
+
+def _told(failure: Exception | None) -> tuple[str, int] | None:
+    if failure is None:
+        return None
+    if isinstance(failure, UserError):
+        return str(failure), failure.exit_code
+    if isinstance(failure, OSError) and failure.filename:
+        return f"{failure.filename}: {failure.strerror}", EXIT_FOUND_WRONG
+    said = " ".join(str(failure).split())
+    return f"{type(failure).__name__}: {said}", EXIT_FOUND_WRONG
 
 
 def _device() -> torch.device:

@@ -25,7 +25,7 @@ def evaluate(
     data: Path | None,
     pairs: list[str] | None = None,
     layer: int | None = None,
-    scoring: Scoring = "margin",
+    scoring: Scoring | None = None,
     limit: int | None = None,
     rows: int | None = None,
     seq_len: int | None = None,
@@ -38,8 +38,8 @@ def evaluate(
         data: The data of the task; None takes those of the run, where it names them.
         pairs: Retrieval pairs such as `deu-eng`; None is every pair of the folder.
         layer: Hidden state to pool; None takes the run's choice, else the last.
-        scoring: `cosine` or `margin`.
-        limit: Sentences a pair.
+        scoring: `cosine` or `margin`; None takes the run's choice, else `margin`.
+        limit: Sentences a pair; None takes the run's, else all.
         rows: Validation rows a language; None takes the run's number, else 64.
         seq_len: Row length of the perplexity task; None takes that of the run, else 512.
 
@@ -62,10 +62,10 @@ def evaluate(
             loaded.model,
             loaded.tokenizer,
             folder,
-            pairs,
+            settings.get("retrieval_pairs") if data is None and pairs is None else pairs,
             layer=chosen,
-            scoring=scoring,
-            limit=limit,
+            scoring=scoring or settings.get("retrieval_scoring", "margin"),
+            limit=settings.get("retrieval_limit") if limit is None else limit,
             device=device,
         )
         document = evaluation_to_json(str(checkpoint), retrieval=report)
@@ -75,13 +75,14 @@ def evaluate(
     if directory is None:
         raise UserError("--data DIR is required: a data set built with this model's tokenizer")
     _check_tokenizer(loaded, directory)
-    length = seq_len or loaded.run_config.get("data", {}).get("seq_len") or 512
+    of_run = loaded.run_config.get("data", {})
+    length = seq_len or of_run.get("seq_len") or 512
     positions = loaded.config.max_position_embeddings or 514
     masking = MaskingConfig(**loaded.run_config.get("masking", {}))
     perplexity = evaluate_perplexity(
         loaded.model,
         directory,
-        DataConfig(path=directory, seq_len=min(length, positions - 2), packing="documents"),
+        DataConfig(**(of_run | {"path": directory, "seq_len": min(length, positions - 2)})),
         masking,
         seed=loaded.run_config.get("seed", 0),  # the rows and masks that the run measured too
         max_rows_per_language=rows or settings.get("max_rows_per_language", 64),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def evaluate_perplexity(
     rank: int = 0,
     world_size: int = 1,
     objective: str = "mlm",
+    together: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, LanguagePerplexity]:
     """Measures every language of the validation split.
 
@@ -86,6 +88,8 @@ def evaluate_perplexity(
         rank: This process.
         world_size: All processes.
         objective: `mlm` measures languages, `tlm` pairs with both sides in view.
+        together: Raises one rank's error on all of them: a damaged shard shows where it is read,
+            and the others must not wait for that rank in a forward pass.
 
     Returns:
         By language (or pair), in the order of the data set, the same on every rank. Empty where
@@ -101,17 +105,20 @@ def evaluate_perplexity(
     was_training = model.training
     model.eval()
     try:
-        batches = validation_batches(
-            dataset_dir,
-            data,
-            masking,
-            seed,
-            max_rows_per_language,
-            micro_batch_size,
-            objective,
-            rank,
-            world_size,
-        )
+        with together():
+            batches = list(
+                validation_batches(
+                    dataset_dir,
+                    data,
+                    masking,
+                    seed,
+                    max_rows_per_language,
+                    micro_batch_size,
+                    objective,
+                    rank,
+                    world_size,
+                )
+            )
         for name, batch in batches:
             sums.setdefault(name, []).append(_loss_sum(model, batch, device))
     finally:

@@ -36,7 +36,8 @@ def device_of(place: Environment) -> torch.device:
     if place.local_rank >= count:
         raise UserError(
             f"local rank {place.local_rank} has no GPU: this machine shows {count}; start at most "
-            f"{count} processes on it"
+            f"{count} processes on it",
+            known_to="rank",
         )
     return torch.device("cuda", place.local_rank)
 
@@ -72,7 +73,8 @@ def connect(place: Environment, device: torch.device, *, debug: bool = False) ->
         raise UserError(
             f"rank {place.rank} of {place.world_size} could not reach the others at "
             f"{place.master_addr}:{place.master_port} ({reason}); check that address, the network "
-            "and that every process was started"
+            "and that every process was started",
+            known_to="rank",
         ) from None
 
 

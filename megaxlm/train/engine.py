@@ -100,6 +100,7 @@ class TrainingEngine:
         self._fragments = EngineFragments(self._engine, place.rank, place.world_size)
         if bf16:
             self._fragments.load_weights(InMemoryWeights(originals))
+        self._rank = place.rank
         random_state.seed_rank(config.seed, place.rank)
 
     @classmethod
@@ -128,7 +129,7 @@ class TrainingEngine:
         with reduce.together():
             deepspeed_config = deepspeed_config_of(config, place.world_size)
             model = MaskedLanguageModel(config.model)
-            fill(model, config)
+            fill(model, config, index.tokenizer_sha256)
         return cls(config, model, len(index.languages), deepspeed_config, place, device)
 
     @property
@@ -203,6 +204,10 @@ class TrainingEngine:
     def set_rng_state(self, state: dict[str, Any]) -> None:
         """Takes back what `rng_state` returned."""
         random_state.set_rng_state(state)
+
+    def reseed(self, step: int) -> None:
+        """Seeds this rank's generators from (seed, rank, step), where no state can be restored."""
+        random_state.seed_rank(self.config.seed, self._rank, step)
 
     def close(self, disconnect_ranks: bool = True) -> None:
         """Lets go of DeepSpeed and, unless another engine follows, of the process groups."""

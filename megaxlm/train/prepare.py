@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.config.pretrain import EvaluationConfig, PretrainConfig
 from megaxlm.data.shards import DatasetIndex, read_index
 from megaxlm.errors import UserError
+from megaxlm.evaluation.tatoeba import find_tatoeba_pairs
 from megaxlm.model.embeddings import POSITION_OFFSET
 from megaxlm.optim.schedules import check_schedule
 
@@ -44,7 +45,24 @@ def resolve_run(config: PretrainConfig) -> ResolvedRun:
             f"model.max_position_embeddings={positions} is too small for data.seq_len={seq_len}: "
             f"XLM-R needs seq_len + {POSITION_OFFSET} = {seq_len + POSITION_OFFSET}"
         )
+    _check_evaluation(config.evaluation, model.num_hidden_layers)
     check_schedule(config.schedule, config.training.max_steps)
     update = {"vocab_size": vocab_size, "max_position_embeddings": positions}
     resolved = config.model_copy(update={"model": model.model_copy(update=update)})
     return ResolvedRun(resolved, index)
+
+
+def _check_evaluation(evaluation: EvaluationConfig, num_hidden_layers: int) -> None:
+    """Finds now what would end the run at its next evaluation."""
+    if evaluation.retrieval is None:
+        return
+    try:
+        find_tatoeba_pairs(evaluation.retrieval, evaluation.retrieval_pairs)
+    except UserError as error:
+        raise UserError(f"evaluation.retrieval: {error}") from None
+    states = num_hidden_layers + 1
+    if not -states <= evaluation.retrieval_layer < states:
+        raise UserError(
+            f"evaluation.retrieval_layer={evaluation.retrieval_layer}: the hidden states are 0 "
+            f"(embeddings) to {num_hidden_layers}, or -1 for the last"
+        )

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 
-def seed_rank(seed: int, rank: int) -> None:
-    """Seeds Python, NumPy, torch and the current CUDA device from (seed, rank)."""
-    words = [int(word) for word in np.random.SeedSequence([seed, rank]).generate_state(4)]
+def seed_rank(seed: int, rank: int, step: int = 0) -> None:
+    """Seeds Python, NumPy, torch and the current CUDA device from (seed, rank, step)."""
+    words = [int(word) for word in np.random.SeedSequence([seed, rank, step]).generate_state(4)]
     random.seed(words[0])
     np.random.seed(words[1])
     torch.manual_seed(words[2] << 32 | words[3])  # every CUDA device of this process as well

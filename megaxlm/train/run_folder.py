@@ -10,6 +10,7 @@ RUN_DIR/COMPLETED          written when max_steps are done
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,41 +40,79 @@ from megaxlm.data.shards import (
 from megaxlm.errors import UserError
 
 COMPLETED_NAME = "COMPLETED"
+# Cluster file systems may be mounted without locks; a run there goes on unguarded.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-def open_run_folder(config: PretrainConfig, world_size: int) -> Any:
+def open_run_folder(run_dir: Path, dataset_dir: Path) -> Any:
     """Makes or takes over RUN_DIR on rank 0; returns the lock, to be held while the run lives.
 
     Raises:
         UserError: Another process trains here, the folder cannot be written, or it belongs to a
             run with another tokenizer.
     """
-    run_dir = config.run_dir
-    try:
+    with _writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = open(run_dir / ".lock", "a")  # noqa: SIM115 - lives as long as the run
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{run_dir}: another process trains in this run_dir; wait for it or change run_dir"
-            ) from None
-        _copy_tokenizer(config.data.path, run_dir)
+    try:
+        with _writing(run_dir):
+            _lock(lock, run_dir)
+            _copy_tokenizer(dataset_dir, run_dir)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def record_start(config: PretrainConfig, world_size: int) -> None:
+    """Notes, on rank 0, that training starts now: its config, its machine, and not completed.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    run_dir = config.run_dir
+    with _writing(run_dir):
+        (run_dir / COMPLETED_NAME).unlink(missing_ok=True)
         write_atomically(run_dir / "config.yaml", dump_config(config).encode())
         starts_path = run_dir / "environment.json"
-        starts = json.loads(starts_path.read_text()) if starts_path.exists() else []
+        try:
+            starts = list(json.loads(starts_path.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):  # none yet, or edited by hand
+            starts = []
         starts.append(describe_environment(world_size))
         write_atomically(starts_path, (json.dumps(starts, indent=1) + "\n").encode())
+
+
+@contextmanager
+def _writing(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"{error.filename or run_dir}: cannot write the run folder: {error.strerror}; "
+            f"{error.filename or run_dir}: cannot write the run folder: {error.strerror or error}; "
             "choose another run_dir or free the disk"
         ) from None
-    return lock
+
+
+def _lock(lock: Any, run_dir: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{run_dir}: another process trains in this run_dir; wait for it or change run_dir"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 def _copy_tokenizer(dataset_dir: Path, run_dir: Path) -> None:
     source, target = dataset_dir / TOKENIZER_DIR, run_dir / TOKENIZER_DIR
+    if not tokenizer_path(dataset_dir).is_file():
+        raise UserError(
+            f"{tokenizer_path(dataset_dir)}: the tokenizer of the data set is missing; restore it "
+            "or build the data set again"
+        )
     if target.exists():
         if file_xxh3(tokenizer_path(dataset_dir)) != file_xxh3(tokenizer_path(run_dir)):
             raise UserError(

@@ -33,6 +33,7 @@ from megaxlm.model.flops import TrainingFlops, training_flops
 from megaxlm.objectives.mixture import open_stream
 from megaxlm.optim.schedules import learning_rate
 from megaxlm.train import run_folder
+from megaxlm.train.backend import disconnect
 from megaxlm.train.callbacks.base import Callback, StepRecord
 from megaxlm.train.callbacks.checkpoints import Checkpoints
 from megaxlm.train.callbacks.evaluation import Evaluation
@@ -41,6 +42,7 @@ from megaxlm.train.callbacks.progress import Progress
 from megaxlm.train.engine import StepResult, TrainingEngine
 from megaxlm.train.peak_flops import peak_flops
 from megaxlm.train.prepare import ResolvedRun, resolve_run
+from megaxlm.train.resume import changed_settings, check_compatible, refuse_silent_restart
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -61,11 +63,15 @@ def pretrain(config: PretrainConfig, debug: bool = False) -> int:
     place = environment.discover()
     place.export()
     run = resolve_run(config)
-    engine = TrainingEngine.create(run.config, run.index, place, debug=debug)
+    try:
+        engine = TrainingEngine.create(run.config, run.index, place, debug=debug)
+    except UserError:  # of all ranks alike: none waits for another in a collective
+        disconnect()
+        raise
     try:
         with reduce.together():
             lock = (
-                run_folder.open_run_folder(run.config, place.world_size)
+                run_folder.open_run_folder(run.config.run_dir, run.config.data.path)
                 if place.rank == 0
                 else None
             )
@@ -93,6 +99,7 @@ class Trainer:
         self.step = 0
         self.device = engine.device
         self.stop_signal: int | None = None
+        self._saved_step = 0  # the step of the newest checkpoint; nothing is lost at step 0
         with reduce.together():
             self.stream = open_stream(
                 config.data.path,
@@ -138,8 +145,9 @@ class Trainer:
 
     @property
     def tokens_seen(self) -> int:
-        """Tokens of all steps done, over all ranks."""
-        return self.step * self.run.tokens_per_step
+        """Tokens of all steps done, over all ranks, also where the batch size has changed."""
+        rows: int = 0 if self.stream_state is None else self.stream_state["position"]
+        return rows * self.config.data.seq_len
 
     def flops(self, steps: int, attention_pairs: int) -> TrainingFlops:
         """Counts what some steps of all ranks need, forward and backward.
@@ -157,8 +165,13 @@ class Trainer:
         """Runs the loop to `max_steps` or to a stop signal; returns the exit code."""
         self._resume()
         if self.step >= self.max_steps:
+            # A kill may have come between the last checkpoint and the marker.
+            self._mark_completed()
             self._say(f"{self.run_dir} is complete at step {self.step}; nothing to do")
             return EXIT_DONE
+        with reduce.together():
+            if self.rank == 0:
+                run_folder.record_start(self.config, self.world_size)
         self._listen()
         for callback in self.callbacks:
             callback.on_train_begin(self)
@@ -172,14 +185,14 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_step_end(self, record)
                 if stop and self.step < self.max_steps:
-                    self.save()
+                    if self._saved_step != self.step:
+                        self.save()
                     self._say(f"stopped on request at step {self.step}; the same command resumes")
                     return EXIT_RESUMABLE
         finally:
             for callback in self.callbacks:
                 callback.on_train_end(self)
-        if self.rank == 0:
-            run_folder.mark_completed(self.run_dir, self.step)
+        self._mark_completed()
         return EXIT_DONE
 
     def save(self) -> None:
@@ -195,7 +208,9 @@ class Trainer:
             "languages": list(self.run.index.languages),
         }
         rank_state = self.engine.rng_state()
-        self.writer.save(self.step, self.engine.fragments(), rank_state, shared)
+        with reduce.together():
+            self.writer.save(self.step, self.engine.fragments(), rank_state, shared)
+        self._saved_step = self.step
         if self.rank == 0:
             policy = self.config.checkpoint
             apply_retention(self.run_dir, policy.keep_last, policy.keep_every_steps, self.step)
@@ -219,12 +234,13 @@ class Trainer:
             reduce=reduce.all_sum,
             rank=self.rank,
             world_size=self.world_size,
+            together=reduce.together,
         )
         retrieval = None
         if settings.retrieval is not None:
             retrieval = evaluate_retrieval(
                 self.engine.model,
-                Tokenizer(tokenizer_path(self.run_dir)),
+                Tokenizer(tokenizer_path(self.config.data.path)),  # that of the run: checked
                 settings.retrieval,
                 settings.retrieval_pairs,
                 layer=settings.retrieval_layer,
@@ -243,56 +259,56 @@ class Trainer:
 
     def _resume(self) -> None:
         """Takes up the newest valid checkpoint, or starts from initial or given weights."""
-        found = select_resume(self.run_dir, self.rank, self.world_size, reduce.all_ok)
+        with reduce.together():
+            found = select_resume(self.run_dir, self.rank, self.world_size, reduce.all_ok)
         if found is None:
+            with reduce.together():
+                if self.rank == 0:
+                    refuse_silent_restart(self.run_dir, self.config.checkpoint.every_steps)
             return
         if found.notice:
             self._say(found.notice)
-        reader = CheckpointReader(found.path, verify=False)  # the ranks have just shared that
         with reduce.together():
-            self._check_compatible(reader)
+            reader = CheckpointReader(found.path, verify=False)  # the ranks have just shared that
+            check_compatible(reader, self.config, self.run.index.tokenizer_sha256)
             shared = reader.shared
+            rank_state = reader.rank_state(self.rank)
             self.stream.load_state(shared["stream"])
         self.engine.load(reader, shared["optimizer_step"])
-        self.step = shared["step"]
+        self.step = self._saved_step = shared["step"]
         self.stream_state = shared["stream"]
         for callback in self.callbacks:
             if callback.name in shared["callbacks"]:
                 callback.load_state_dict(shared["callbacks"][callback.name])
-        rank_state = reader.rank_state(self.rank)
         if rank_state is not None and reader.world_size == self.world_size:
             self.engine.set_rng_state(rank_state)
+        else:  # another number of ranks: new dropout, but not that of the first steps again
+            self.engine.reseed(self.step)
         reader.close()
         self._say(f"resumed {found.path} at step {self.step} of {self.max_steps}")
-
-    def _check_compatible(self, reader: CheckpointReader) -> None:
-        saved = reader.shared
-        mine = self.config.model.model_dump(mode="json")
-        for key, value in mine.items():
-            if (
-                key in saved["model"]
-                and saved["model"][key] != value
-                and key not in _FREE_TO_CHANGE
-            ):
-                raise UserError(
-                    f"{reader.path}: saved with model.{key}={saved['model'][key]}, the config says "
-                    f"{value}; restore it or choose a new run_dir"
-                )
-        if saved["tokenizer_sha256"] != self.run.index.tokenizer_sha256:
-            raise UserError(
-                f"{reader.path}: saved with another tokenizer than {self.config.data.path} has; "
-                "use the data set it was trained on, or a new run_dir"
-            )
+        changed = changed_settings(shared["config"], self.config)
+        if changed:
+            self._say("the config has changed since then: " + ", ".join(changed))
 
     def _next_global_batch(self) -> tuple[list[MicroBatch], float]:
         """Returns this rank's micro-batches of one step and the seconds spent waiting."""
         started = time.perf_counter()
-        batches = []
-        for _ in range(self.stream.grad_accum_steps):
-            loaded = next(self.stream)
-            batches.append(loaded.batch)
+        batches, failure = [], None
+        try:
+            for _ in range(self.stream.grad_accum_steps):
+                loaded = next(self.stream)
+                batches.append(loaded.batch)
+        except Exception as error:  # a damaged shard shows on the ranks that read it alone
+            failure = error
+        waited = time.perf_counter() - started
+        if not reduce.all_ok(failure is None):
+            if self._saved_step != self.step:  # every rank stands between two steps
+                self.save()
+            with reduce.together():
+                if failure is not None:
+                    raise failure
         self.stream_state = loaded.state_after
-        return batches, time.perf_counter() - started
+        return batches, waited
 
     def _learning_rate(self) -> float:
         return learning_rate(
@@ -342,17 +358,10 @@ class Trainer:
         for number in STOP_SIGNALS:
             signal.signal(number, note)
 
+    def _mark_completed(self) -> None:
+        if self.rank == 0:
+            run_folder.mark_completed(self.run_dir, self.step)
+
     def _say(self, message: str) -> None:
         if self.rank == 0:
             print(f"megaxlm: {message}", file=sys.stderr, flush=True)
-
-
-# Settings of the model that change how it is computed or regularised, not what its tensors are.
-_FREE_TO_CHANGE = frozenset(
-    {
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "activation_checkpointing",
-        "initializer_range",
-    }
-)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megaxlm.data.shards import Shard, read_index
 from megaxlm.testing.datasets import write_dataset
 
 pytestmark = pytest.mark.distributed
@@ -226,6 +228,60 @@ def test_damaged_checkpoints_are_passed_over_and_never_a_silent_restart(folder: 
     errors = [line for line in said.splitlines() if "error:" in line]
     assert len(errors) == 1 and "none of" in errors[0] and "run_dir" in errors[0]
     assert "Traceback" not in said
+
+
+def test_a_shard_damaged_for_one_rank_ends_all_ranks_with_one_line(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    (shard,) = (tmp_path / "data" / "train" / "en").glob("*.arrow")
+    index = read_index(tmp_path / "data")
+    subset = index.subset("train", "en")
+    assert subset is not None
+    values, offsets = Shard(tmp_path / "data", subset.shards[0], is_bitext=False).sides[0]
+    document = values[offsets[40] : offsets[41]].tobytes()
+    content = shard.read_bytes()
+    assert content.count(document) == 1
+    shard.write_bytes(content.replace(document, b"\xff" * len(document)))  # no such tokens
+
+    config = write_config(tmp_path, "run", 1)
+    codes, said = run(config, "--set", "training.max_steps=200", "checkpoint.every_steps=200")
+    assert codes == [1, 1], said
+    errors = [line for line in said.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "megaxlm data verify" in errors[0], said
+    assert "Traceback" not in said
+    done = metrics(tmp_path / "run")
+    if done:  # the steps before are kept
+        name = f"step-{done[-1]['step']:08d}"
+        assert (tmp_path / "run" / "checkpoints" / name / "COMPLETE").exists()
+
+
+def test_vanished_checkpoints_are_not_a_reason_to_start_afresh(folder: Path) -> None:
+    config = write_config(folder, "vanished", 0)
+    run_dir = folder / "vanished"
+    assert run(config)[0] == [0, 0]
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run_dir / "checkpoints")
+    codes, said = run(config)
+    assert codes == [1, 1], said
+    errors = [line for line in said.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "COMPLETED" in errors[0]
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_changed_setting_is_named_and_the_marker_follows(folder: Path) -> None:
+    config = write_config(folder, "longer", 0)
+    run_dir = folder / "longer"
+    assert run(config)[0] == [0, 0]
+    (run_dir / "COMPLETED").unlink()  # killed between the last checkpoint and the marker
+    codes, said = run(config)
+    assert codes == [0, 0] and "nothing to do" in said
+    assert (run_dir / "COMPLETED").exists()
+    codes, said = run(
+        config, "--set", f"training.max_steps={STEPS + 1}", "training.global_batch_size=16"
+    )
+    assert codes == [0, 0], said
+    assert "training.global_batch_size: 8 -> 16" in said
+    line = metrics(run_dir)[-1]
+    assert line["tokens"] == (STEPS * 8 + 16) * 32
 
 
 def _flip(path: Path) -> None:

@@ -191,3 +191,50 @@ def test_usage_errors_exit_with_2() -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["no-such-command"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "local_rank", "said"),
+    [
+        (UserError("x", known_to="run"), 0, 0, "x"),
+        (UserError("x", known_to="run"), 8, 0, None),
+        (UserError("x"), 0, 0, "x"),
+        (UserError("x"), 1, 1, None),
+        (UserError("x"), 8, 0, "rank 8: x"),  # a config that the second node does not see
+        (UserError("x", known_to="rank"), 3, 3, "rank 3: x"),
+        (ZeroDivisionError("x"), 3, 3, "rank 3: internal error: ZeroDivisionError: x"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer"), 1, 1, None),
+        (RuntimeError("gloo/transport: x"), 0, 0, "another rank has ended"),
+    ],
+)
+def test_of_many_ranks_the_one_that_knows_speaks(
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+    rank: int,
+    local_rank: int,
+    said: str | None,
+) -> None:
+    import megaxlm_data.pipeline
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(megaxlm_data.pipeline, "build", fail)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert cli.main(["data", "build", str(corpus)]) == (2 if isinstance(error, UserError) else 1)
+    heard = capfd.readouterr().err
+    assert heard.startswith(f"megaxlm: error: {said}") if said else heard == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--rows", "0"), ("--seq-len", "4"), ("--limit", "-1"), ("--rows", "inf")]
+)
+def test_a_number_out_of_range_is_a_usage_error(
+    option: str, value: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", "x", "--task", "perplexity", option, value])
+    assert caught.value.code == 2 and option in capfd.readouterr().err

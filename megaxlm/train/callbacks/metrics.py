@@ -8,7 +8,9 @@ with 250k words it can be half of all FLOPs and is computed on the targets alone
 from __future__ import annotations
 
 import json
+import math
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import psutil
 import torch
 
 from megaxlm.data.shards import write_atomically
+from megaxlm.distributed import reduce
 from megaxlm.train.callbacks.base import Callback, StepRecord
 
 if TYPE_CHECKING:
@@ -41,17 +44,19 @@ class Metrics(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Opens the files; what a killed run wrote after its last checkpoint is taken back."""
-        if trainer.rank != 0:
-            return
-        path = trainer.run_dir / METRICS_NAME
-        keep_until(path, trainer.step)
+        with reduce.together():
+            if trainer.rank == 0:
+                self._open(trainer.run_dir, trainer.step)
+
+    def _open(self, run_dir: Path, step: int) -> None:
+        path = run_dir / METRICS_NAME
+        keep_until(path, step if step else -1)  # from the beginning, step 0 is measured again
         self._file = open(path, "a", encoding="utf-8")
         if self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(
-                str(trainer.run_dir / "tensorboard"), purge_step=trainer.step + 1
-            )
+            purge_step = step + 1 if step else 0
+            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
         """Adds a step to the window and writes the line when it is due."""
@@ -128,26 +133,41 @@ class Metrics(Callback):
     def _write(self, trainer: Trainer, line: dict[str, Any]) -> None:
         if self._file is None:
             return
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
         if self._writer is not None:
             for key, value in _flat(line):
                 if key not in ("step",):
                     self._writer.add_scalar(key, value, trainer.step)
+            self._writer.flush()  # what a kill would lose comes before the next start's purge
 
 
 def keep_until(path: Path, step: int) -> None:
     """Drops the lines of `metrics.jsonl` past a step, and a line that a kill cut in half."""
-    if not path.exists():
-        return
-    kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    if path.exists():
+        kept = [line + b"\n" for line, its_step in _lines(path) if its_step <= step]
+        write_atomically(path, b"".join(kept))
+
+
+def last_step(path: Path) -> int:
+    """Returns the highest step that `metrics.jsonl` tells of; 0 if there is none."""
+    return max((step for _, step in _lines(path)), default=0) if path.exists() else 0
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    # As bytes: a cut line may end inside a character.
+    for line in path.read_bytes().split(b"\n"):
         try:
-            if json.loads(text)["step"] <= step:
-                kept.append(text + "\n")
+            yield line, int(json.loads(line)["step"])
         except (ValueError, KeyError, TypeError):
             continue
-    write_atomically(path, "".join(kept).encode())
+
+
+def _finite(value: Any) -> Any:
+    """Returns a line without NaN and infinities, which JSON does not have: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -140,3 +140,25 @@ def test_a_recipe_without_sources_is_refused(tmp_path: Path) -> None:
     path.write_text("output: out\n")
     with pytest.raises(UserError, match="corpora"):
         load_config(DataBuildConfig, path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=-1", "`seed`"),
+        ("optimizer.betas=[0.9, 1.5]", "optimizer.betas.1"),
+    ],
+)
+def test_values_that_torch_or_numpy_would_refuse_later(
+    tmp_path: Path, override: str, said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, overrides=(override,))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["!thing 1", "!!int a", "!!python/name:os.system"])
+def test_a_yaml_tag_is_one_line(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UserError, match=r"run\.yaml:10: seed") as caught:
+        load(tmp_path, GOOD + f"seed: {value}\n")
+    assert "\n" not in str(caught.value)
