@@ -42,7 +42,7 @@ _setup() {
     # Beside a GPU its build asks for a CUDA compiler, although nothing is compiled before it is used.
     DS_ACCELERATOR=cpu DS_BUILD_OPS=0 "${pip[@]}" install --quiet -c "$ROOT/launch/constraints.txt" \
         --no-build-isolation deepspeed==0.19.8
-    "${pip[@]}" install --quiet -c "$ROOT/launch/constraints.txt" --no-build-isolation -e "$ROOT[dev]"
+    "${pip[@]}" install -qq -c "$ROOT/launch/constraints.txt" --no-build-isolation -e "$ROOT[dev]"
     echo "$wanted" >"$stamp"
     echo "setup: done"
 }
