@@ -1,6 +1,6 @@
 """`python -m megaxlm`: what every launcher starts."""
 
-from megaxlm.cli import main
+from megaxlm.cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run()

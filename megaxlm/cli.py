@@ -23,6 +23,18 @@ from megaxlm.errors import EXIT_DONE, EXIT_FOUND_WRONG, KnownTo, UserError
 Verb = Callable[[argparse.Namespace], int]
 
 
+def run() -> None:
+    """Runs the command of this process and ends the process with its exit code."""
+    code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # A rank has closed all its files and groups by now. Native threads that libraries leave
+        # (seen: "terminate called without an active exception") must not change its exit code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = _parser().parse_args(argv)

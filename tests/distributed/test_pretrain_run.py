@@ -90,6 +90,7 @@ def start(config: Path, *arguments: str, world_size: int = 2) -> list[subprocess
             "DS_ACCELERATOR": "cpu",
             "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": "127.0.0.1",
+            "PYTHONFAULTHANDLER": "1",  # a crash in native code says where
             **{key: str(value) for key, value in place.items()},
         }
         ranks.append(
