@@ -10,22 +10,25 @@ this process: with one worker all of it, with two that of the process that write
 many workers it can serve. Memory is the sum of resident bytes over all processes of a whole build
 (2 workers, an existing tokenizer), pages they share counted twice.
 
-On 2 cores of a shared x86 machine (AMD EPYC) that other jobs kept busy (load average 4 to 13, so
-that the clock says little: two bare processes were no faster than one), documents in English,
-German, Russian, Arabic, Hindi and Chinese, sentencepiece 0.2.3; ranges are over four runs:
+On 2 quiet cores of a shared x86 machine (AMD EPYC), documents in English, German, Russian, Arabic,
+Hindi and Chinese, sentencepiece 0.2.3:
 
-    31.8 MB of clean text, vocabulary 16,000
-    clean stage                    21 - 23 MB/s of CPU time
-    encode: bare, 1                28 - 31 MB/s of CPU time
-    encode: stage, 1               26 - 28 MB/s of CPU time
-    stage over bare, 1 worker    0.88 - 0.98 in CPU time, 0.62 - 1.10 by the clock
-      (made-up text: bare at 52    0.79 - 0.90 in CPU time)
-    bare, 2 processes over 1            0.84 by the clock
-    stage, 2 workers over 1      0.93 - 1.18 by the clock
-    one writer is enough for              13 workers
-    whole build of     32 MB, 2 workers: peak 679 MB
-    whole build of    256 MB, 2 workers: peak 841 MB
-    whole build of   1024 MB, 2 workers: peak 865 MB
+    15.9 MB of clean text, vocabulary 20,000
+    clean stage                    22.6 MB/s of CPU time
+    encode: bare, 1       30.44 MB/s by the clock    30.46 MB/s of CPU time
+    encode: bare, 2       52.03 MB/s by the clock
+    encode: stage, 1      26.74 MB/s by the clock    27.13 MB/s of CPU time
+    encode: stage, 2      47.12 MB/s by the clock
+    stage over bare, 1 worker      0.88 by the clock, 0.89 in CPU time
+    bare, 2 processes over 1       1.71 by the clock
+    stage, 2 workers over 1        1.76 by the clock
+    one writer is enough for         10 workers
+    whole build of     32 MB, 2 workers: peak 718 MB
+    whole build of    256 MB, 2 workers: peak 865 MB
+    whole build of   1024 MB, 2 workers: peak 865 MB (in an earlier run)
+
+On the made-up text, where bare sentencepiece runs at 52 MB/s, the stage reached 0.79 - 0.90 of it
+in CPU time while other jobs kept the machine busy.
 """
 
 from __future__ import annotations

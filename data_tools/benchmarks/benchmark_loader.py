@@ -7,16 +7,16 @@ sigma 1), pairs of some 50 tokens, ten languages, five pairs; a few shards that 
 until there are 1,000. The rate is that of one thread without prefetching, masking included,
 NumPy and torch held to one core. "row order alone" is what a rank does for rows of other ranks.
 
-On 2 cores of a shared x86 machine that many other jobs kept busy (load average 24), NumPy 2:
+On a quiet core of a shared x86 machine (AMD EPYC), NumPy 2, files in the page cache:
 
     1,005 shards, 995,614,707 tokens, rows of 512
     case                          open + first batch        tokens/s
-    mlm, stream                              0.042 s       2,908,012  ok
-    mlm, stream, across                      0.053 s       2,375,149  ok
-    mlm, documents                           0.238 s       6,342,838  ok
-    tlm, pairs                               0.181 s       2,092,641  ok
-    row order alone, stream                  0.050 s     644,392,508  ok
-    row order alone, documents               0.293 s     196,190,615  ok
+    mlm, stream                              0.013 s      10,549,541  ok
+    mlm, stream, across                      0.014 s      10,267,854  ok
+    mlm, documents                           0.089 s      25,852,586  ok
+    tlm, pairs                               0.062 s       8,638,245  ok
+    row order alone, stream                  0.014 s   2,601,903,663  ok
+    row order alone, documents               0.176 s     796,297,530  ok
 """
 
 from __future__ import annotations

@@ -21,20 +21,21 @@ would spend most of its time in AdamW, and that is not what is compared.
 Repeats are interleaved; medians of wall time and of CPU time are shown. CPU time is the one to
 read on a machine that others use (with OMP_NUM_THREADS=1, as waiting threads spin).
 
-Seen on one core of a shared AMD EPYC (AVX-512), torch 2.13.0, transformers 5.23, OMP_NUM_THREADS=1,
-in real tokens per CPU second; the default size is that of Multilingual-MiniLM-L12-H384, the other
-one that of XLM-R base (`--hidden-size 768 --repeats 1`):
+Seen on two quiet cores of a shared AMD EPYC (AVX-512), 2 threads, torch 2.13.0, transformers 5.23,
+in real tokens per second of wall time; the default size is that of Multilingual-MiniLM-L12-H384
+(3 repeats), the other one that of XLM-R base (`--hidden-size 768 --repeats 1`):
 
                                      hidden 384    hidden 768
-    grouped                              91            44
-    line by line                         35            17
-    packed lines                        385           134
-    packed rows                         304           121
-    packed lines / grouped             4.24x         3.02x     target 3
-    packed lines / line by line       11.02x         7.72x     target 8
+    grouped                             160            72
+    line by line                         61            29
+    packed lines                        646           237
+    packed rows                         523           212
+    packed lines / grouped             4.11x         3.30x     target 3
+    packed rows / grouped              3.33x         2.96x     same attention
+    packed lines / line by line       10.49x         8.03x     target 8
 
-At hidden 768 wall time gave 3.39x and 8.38x. The line-by-line ratio moves with the lines drawn: one
-long line pads seven others.
+Per CPU second at hidden 768 the ratios are 3.09x and 7.82x. The line-by-line ratio moves with the
+lines drawn: one long line pads seven others.
 """
 
 from __future__ import annotations
