@@ -236,7 +236,7 @@ def _data_inspect(arguments: argparse.Namespace) -> int:
 
     report = inspect(arguments.directory, alpha=arguments.alpha, tokens=arguments.tokens)
     print(render(report))
-    _write_json(arguments.json, report.to_json())
+    _write_json(arguments.json, json.loads(report.to_json()))
     return EXIT_DONE
 
 

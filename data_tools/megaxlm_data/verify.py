@@ -58,9 +58,10 @@ class VerifyReport:
 
 
 def verify(directory: Path, progress: bool = True) -> VerifyReport:
-    """Checks the tokenizer and every shard: size, checksum, columns, rows, tokens, bytes.
+    """Checks the SentencePiece model and every shard: size, checksum, columns, rows, tokens.
 
-    Files that the index does not name are not looked at.
+    Files that the index does not name are not looked at, nor are the Hugging Face files, which
+    are made from the model.
 
     Raises:
         UserError: There is no data set.

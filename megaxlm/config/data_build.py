@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from megaxlm.config.base import Section
 
-LanguageCode = Annotated[str, Field(pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{2,8})*$")]
+LanguageCode = Annotated[str, Field(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{2,8})*$")]
 
 
 class MonolingualSource(Section):
@@ -60,8 +60,9 @@ class TokenizerConfig(Section):
     model: Path | None = None
     vocab_size: int = Field(default=32_000, ge=300)  # of the finished tokenizer, special tokens in
     alpha: float = Field(default=0.3, ge=0, le=1)  # sentences are sampled with p ~ bytes^alpha
-    # Training needs some 30 bytes of memory for each byte of the sample: this default stays under
-    # 2 GB. A vocabulary of 250k gains from 2-10 million sentences where there is memory for them.
+    # At most this many lines, of 300 bytes on average: training takes some 25 bytes of memory for
+    # each byte of the sample, so this default stays under 2 GB. A vocabulary of 250k gains from
+    # 2-10 million sentences where there is memory for them.
     max_sentences: int = Field(default=200_000, ge=100)
     character_coverage: float = Field(default=0.9995, gt=0, le=1)
     byte_fallback: bool = True

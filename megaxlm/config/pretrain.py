@@ -23,6 +23,13 @@ class ObjectiveConfig(Section):
     weight: float = Field(default=1.0, gt=0)
 
 
+def refuse_repeated(objectives: list[ObjectiveConfig]) -> None:
+    """Raises ValueError if an objective stands twice: its weights would be ambiguous."""
+    names = [objective.name for objective in objectives]
+    if len(names) != len(set(names)):
+        raise ValueError(f"objectives: each may stand once, got {names}")
+
+
 class MaskingConfig(Section):
     """BERT's 80/10/10 rule on a fixed number of positions a row."""
 
@@ -42,8 +49,13 @@ class CurriculumPhase(Section):
 
     from_tokens: int = Field(gt=0)
     sampling_alpha: float | None = Field(default=None, ge=0, le=1)
-    languages: list[str] | None = None
-    objectives: list[ObjectiveConfig] | None = None
+    languages: list[str] | None = Field(default=None, min_length=1)
+    objectives: list[ObjectiveConfig] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _objectives_once(self) -> CurriculumPhase:
+        refuse_repeated(self.objectives or [])
+        return self
 
 
 class DataConfig(Section):
@@ -173,7 +185,5 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _objectives_once(self) -> PretrainConfig:
-        names = [objective.name for objective in self.objectives]
-        if len(names) != len(set(names)):
-            raise ValueError(f"objectives: each may stand once, got {names}")
+        refuse_repeated(self.objectives)
         return self

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from megaxlm.config.pretrain import MaskingConfig
 from megaxlm.data.order import Int64Array, bounded, derive_key, hash64
-from megaxlm.data.special_tokens import NUM_LEADING_SPECIAL, mask_id
+from megaxlm.data.special_tokens import NUM_LEADING_SPECIAL, PAD, mask_id
 from megaxlm.errors import UserError
 
 Float32Array: TypeAlias = NDArray[np.float32]
@@ -52,8 +52,9 @@ class Masker:
 
     Targets are drawn without replacement from the tokens that are not special. Most of them
     become `<mask>`, some a random piece of the vocabulary (which may happen to be the original),
-    the rest stay. Where a row has too few such tokens, the remaining targets point at special
-    tokens with weight 0.
+    the rest stay. A row that padding fills in part has as many targets as its own tokens warrant:
+    masked any denser, it would be a harder task than a full row. The remaining targets stay as
+    they are, with weight 0, as they do where a row has too few tokens that are not special.
     """
 
     def __init__(self, masking: MaskingConfig, seq_len: int, vocab_size: int, seed: int) -> None:
@@ -70,6 +71,7 @@ class Masker:
         """
         self.targets_per_row = targets_per_row(masking, seq_len)
         self._seq_len = seq_len
+        self._probability = masking.mlm_probability
         self._mask_id = mask_id(vocab_size)
         self._column_bits = (seq_len - 1).bit_length()
         self._mask_below = round(masking.mask_token_share * 2**32)
@@ -98,6 +100,11 @@ class Masker:
         target_index = np.flatnonzero(scores <= smallest)
         targets = tokens.reshape(-1)[target_index]
         weight = maskable.reshape(-1)[target_index]
+        warranted = np.rint(self._probability * np.count_nonzero(tokens != PAD, axis=1))
+        if (warranted < count).any():
+            chosen = scores.reshape(-1)[target_index].reshape(-1, count)
+            rank = chosen.argsort(axis=1).argsort(axis=1)  # (rows, count), 0 the first choice
+            weight &= (rank < np.maximum(1, warranted)[:, None]).reshape(-1)
         masked = tokens.copy()
         masked.reshape(-1)[target_index] = np.where(
             weight, self._replacements(places.reshape(-1)[target_index], targets), targets

@@ -82,9 +82,8 @@ class PackedRows(ABC):
         self._languages = languages
         self._format = row_format
         self._key = derive_key(seed, type(self).__name__, name)
-        self._num_chunks = max(
-            1, -(-reader.num_rows // CHUNK_ITEMS), -(-reader.num_tokens // CHUNK_TOKENS)
-        )
+        chunks = max(-(-reader.num_rows // CHUNK_ITEMS), -(-reader.num_tokens // CHUNK_TOKENS))
+        self._num_chunks = max(1, min(chunks, reader.num_rows))  # a chunk holds an item at least
         self.num_blocks = -(-self._num_chunks // CHUNKS_PER_BLOCK)
         self._planned: tuple[int, int, BlockPlan] | None = None
         text = f"{type(self).__name__}:{self._key}:{row_format.seq_len}:{self.max_items}:"

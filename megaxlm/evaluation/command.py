@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,10 @@ def evaluate(
     length = seq_len or of_run.get("seq_len") or 512
     positions = loaded.config.max_position_embeddings or 514
     masking = MaskingConfig(**loaded.run_config.get("masking", {}))
-    perplexity = evaluate_perplexity(
+    if data is not None:  # another data set has languages of its own
+        of_run = {key: of_run[key] for key in of_run.keys() - {"languages", "curriculum"}}
+    measure = partial(
+        evaluate_perplexity,
         loaded.model,
         directory,
         DataConfig(**(of_run | {"path": directory, "seq_len": min(length, positions - 2)})),
@@ -89,6 +93,7 @@ def evaluate(
         micro_batch_size=8,
         device=device,
     )
+    perplexity = measure() or measure(objective="tlm")  # pairs, where there is nothing else
     if not perplexity:
         raise UserError(
             f"{directory}: no validation text; build it again with validation_fraction above 0"

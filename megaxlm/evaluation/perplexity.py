@@ -17,6 +17,8 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +107,27 @@ def evaluate_perplexity(
     was_training = model.training
     model.eval()
     try:
-        with together():
-            batches = list(
-                validation_batches(
-                    dataset_dir,
-                    data,
-                    masking,
-                    seed,
-                    max_rows_per_language,
-                    micro_batch_size,
-                    objective,
-                    rank,
-                    world_size,
-                )
-            )
-        for name, batch in batches:
-            sums.setdefault(name, []).append(_loss_sum(model, batch, device))
+        languages = groupby(
+            validation_batches(
+                dataset_dir,
+                data,
+                masking,
+                seed,
+                max_rows_per_language,
+                micro_batch_size,
+                objective,
+                rank,
+                world_size,
+            ),
+            key=itemgetter(0),
+        )
+        while True:
+            with together():  # one language is held at a time
+                batches = list(next(languages, ("", iter(())))[1])
+            if not batches:
+                break
+            for name, batch in batches:
+                sums.setdefault(name, []).append(_loss_sum(model, batch, device))
     finally:
         model.train(was_training)
     totals = _over_ranks(sums, device, reduce, rank, world_size)
@@ -146,7 +153,7 @@ def _loss_sum(
         moved.target_weight,
         moved.seq_len,
     )
-    # Targets of weight 0 are placeholders: their loss means nothing.
+    # Targets of weight 0 only fill the shape: their loss means nothing.
     real = target_losses.cpu()[batch.target_weight > 0].double()
     return torch.stack([real.sum(), torch.tensor(float(len(real)), dtype=torch.float64)])
 

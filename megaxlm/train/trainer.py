@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -222,7 +223,8 @@ class Trainer:
             A document of `evaluation_to_json`, the same on every rank.
         """
         settings = self.config.evaluation
-        perplexity = evaluate_perplexity(
+        measure = partial(
+            evaluate_perplexity,
             self.engine.forward_module,
             self.config.data.path,
             self.config.data,
@@ -236,6 +238,7 @@ class Trainer:
             world_size=self.world_size,
             together=reduce.together,
         )
+        perplexity = measure() or measure(objective="tlm")  # pairs, where there is nothing else
         retrieval = None
         if settings.retrieval is not None:
             retrieval = evaluate_retrieval(

@@ -2,8 +2,11 @@
 
 Exact duplicates go, the first one in the order of the config stays; a language or a pair is
 deduplicated by itself, so that translations are never duplicates. Validation is chosen by content
-alone: a document belongs to it if its id (a uniform 64-bit hash of its text) is below a threshold,
-so the same text is on the same side whatever stands around it, in every build.
+alone: a document belongs to it if its id (a uniform 64-bit hash of its text) is below a threshold.
+The threshold is `validation_fraction` of all ids, lowered for a language or pair whose validation
+would pass `max_validation_documents` or half of its text. So within one language or pair the same
+text is always on one side; a sentence of a language's validation may still stand in training
+bitext, and pairs given as both a-b and b-a may be parted where one of them was capped.
 """
 
 from __future__ import annotations

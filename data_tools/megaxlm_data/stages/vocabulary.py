@@ -31,6 +31,7 @@ from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.cleaned import open_cleaned
 
 MAX_REPEATS = 5
+_BYTES_PER_SENTENCE = 300  # what `max_sentences` allows for on average
 _TRAINING_MEMORY_RATIO = 25  # measured, on samples of 1 to 10 MB of Latin, Han and Burmese text
 
 
@@ -114,12 +115,15 @@ def _sample(
             text_bytes[lang] = text_bytes.get(lang, 0) + size
             sentences[lang] = sentences.get(lang, 0) + selection.lines
     limits = config.tokenizer
-    quotas = sampling_quota(
-        text_bytes,
-        limits.alpha,
-        min(limits.max_sentences, sum(sentences.values())),
-        available={lang: MAX_REPEATS * count for lang, count in sentences.items()},
-    )
+    available = {lang: MAX_REPEATS * count for lang, count in sentences.items()}
+    count = min(limits.max_sentences, sum(sentences.values()))
+    quotas = sampling_quota(text_bytes, limits.alpha, count, available=available)
+    # Memory follows bytes: where lines are whole documents, fewer of them are drawn.
+    expected = sum(quotas[lang] * text_bytes[lang] / max(1, sentences[lang]) for lang in quotas)
+    budget = limits.max_sentences * _BYTES_PER_SENTENCE
+    if expected > budget:
+        count = max(1, int(count * budget / expected))
+        quotas = sampling_quota(text_bytes, limits.alpha, count, available=available)
 
     def tasks() -> Iterator[_SampleTask]:
         for group in plan.groups:

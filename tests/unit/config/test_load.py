@@ -162,3 +162,18 @@ def test_a_yaml_tag_is_one_line(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"run\.yaml:10: seed") as caught:
         load(tmp_path, GOOD + f"seed: {value}\n")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "objectives", ["[]", "[{name: mlm}, {name: mlm, weight: 3}]"], ids=["empty", "twice"]
+)
+def test_objectives_of_a_curriculum_phase_are_checked(tmp_path: Path, objectives: str) -> None:
+    phase = f"data.curriculum=[{{from_tokens: 9, objectives: {objectives}}}]"
+    assert "data.curriculum.0" in problem(tmp_path, GOOD, (phase,))
+
+
+@pytest.mark.parametrize("lang", ["swh_Latn", "hi_rom", "zh-Hant", "en"])
+def test_language_codes_of_known_corpora(tmp_path: Path, lang: str) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(f"output: out\ncorpora:\n  - {{lang: {lang}, paths: [a.txt]}}\n")
+    assert load_config(DataBuildConfig, path).corpora[0].lang == lang

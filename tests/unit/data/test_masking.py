@@ -35,12 +35,13 @@ def test_exact_number_of_targets_on_text_alone(
     assert (np.diff(result.target_index) > 0).all()
     assert np.array_equal(result.targets, tokens.reshape(-1)[result.target_index])
     special = (result.targets < 4) | (result.targets == MASK)
-    assert np.array_equal(result.target_weight, (~special).astype(np.float32))
+    assert not result.target_weight[special].any()
     maskable = ((tokens >= 4) & (tokens != MASK)).sum(axis=1)
     placed = result.target_weight.reshape(rows, wanted).sum(axis=1)
-    assert np.array_equal(placed, np.minimum(maskable, wanted))
+    warranted = np.maximum(1, np.rint(probability * (tokens != PAD).sum(axis=1)))
+    assert np.array_equal(placed, np.minimum(maskable, np.minimum(wanted, warranted)))
     changed = np.flatnonzero(result.tokens.reshape(-1) != tokens.reshape(-1))
-    assert set(changed) <= set(result.target_index[~special])
+    assert set(changed) <= set(result.target_index[result.target_weight > 0])
 
 
 def test_80_10_10() -> None:
@@ -103,3 +104,20 @@ def test_input_is_left_alone() -> None:
 def test_nothing_to_predict_is_an_error() -> None:
     with pytest.raises(UserError, match="masking.mlm_probability 0.01 of data.seq_len 16"):
         targets_per_row(MaskingConfig(mlm_probability=0.01), 16)
+
+
+def test_a_part_filled_row_is_masked_no_denser_than_a_full_one() -> None:
+    seq_len, own = 128, 32
+    masking = masker(seq_len, seed=1, mlm_probability=0.25)
+    rows = np.full((50, seq_len), PAD, np.int64)
+    rows[:, :own] = np.random.default_rng(0).integers(4, 900, (50, own))
+    rows[:, 0], rows[:, own - 1] = BOS, EOS
+    masked = masking(rows, np.arange(50))
+    weights = masked.target_weight.reshape(50, -1)
+    assert weights.shape == (50, 32)
+    assert (weights.sum(1) == 8).all()
+    changed = (masked.tokens != rows).sum(1)
+    assert (changed <= 8).all() and changed.mean() > 6  # a tenth is left as it is
+    full = rows.copy()
+    full[:] = np.random.default_rng(1).integers(4, 900, full.shape)
+    assert (masking(full, np.arange(50)).target_weight == 1).all()
