@@ -251,3 +251,11 @@ def test_empty_documents_alone_are_an_error() -> None:
     rows = open_documents([[], [], []])
     with pytest.raises(UserError, match="x/en: no document fits into a row"):
         rows.take(rows.start, 1, [0])
+
+
+def test_documents_longer_than_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_rows, "CHUNK_TOKENS", 2)  # far more chunks than documents
+    documents = distinct([300, 200, 7])
+    written = epoch_of(open_documents(documents), 0)
+    tokens = sorted(token for row, _, _ in written for token in row if token not in (BOS, EOS, PAD))
+    assert tokens == list(range(4, 4 + 507))

@@ -1,4 +1,4 @@
-"""The helper that starts ranks: results, failures, time bound, and nothing left behind."""
+"""What starts ranks: results, failures, time bound, and nothing left behind."""
 
 import os
 import subprocess
