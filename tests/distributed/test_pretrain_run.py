@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from megaxlm.testing.datasets import write_dataset
 
 pytestmark = pytest.mark.distributed
 
-STEPS = 8
+STEPS = 14  # enough that a kill after the fifth comes well before the end
 START_SECONDS = 120
 CONFIG = """\
 run_dir: {run_dir}
@@ -174,7 +175,7 @@ def test_killed_and_resumed_is_digit_for_digit_the_unbroken_run(folder: Path, st
 
     codes, said = run(broken)
     assert codes == [0, 0], said
-    assert "resumed" in said and "step-00000003" in said.replace("step-00000006", "step-00000003")
+    assert re.search(r"resumed .*step-000000(03|06|09|12) at step", said), said
     assert exact(metrics(run_dir)) == exact(expected)
 
     final = [
