@@ -4,7 +4,7 @@ from functools import cache
 
 from ..concepts import NONE, TENSE, Degree, Tense
 from ..lexicon import es as lexicon
-from ..meanings import Meaning, Template
+from ..meanings import Meaning
 from .clause import sentence
 
 
@@ -124,23 +124,3 @@ def _exist_two(m: Meaning) -> str:
 def _is_at(m: Meaning) -> str:
     thing = _definite(m.noun, m.adjective)
     return sentence(lexicon.WHEN[m.when], thing, _verb(_STAY, m), _place(m))
-
-
-_REALIZE = {
-    Template.TRANSITIVE: _transitive,
-    Template.HAVE: _have,
-    Template.GIVE: _give,
-    Template.GO: _go,
-    Template.PERSON_OBJECT: _person_object,
-    Template.POSSESSED_IS: _possessed_is,
-    Template.PERSON_IS: _person_is,
-    Template.PERSON_AT: _person_at,
-    Template.EXISTS: _exists,
-    Template.EXIST_TWO: _exist_two,
-    Template.IS_AT: _is_at,
-}
-
-
-def realize(meaning: Meaning) -> str:
-    """The meaning as a Spanish sentence."""
-    return _REALIZE[meaning.template](meaning)

@@ -4,7 +4,7 @@ from functools import cache
 
 from ..concepts import NONE, TENSE, Degree, Tense
 from ..lexicon import hi as lexicon
-from ..meanings import Meaning, Template
+from ..meanings import Meaning
 from .clause import sentence
 
 _STOP = "।"
@@ -150,23 +150,3 @@ def _is_at(m: Meaning) -> str:
         adjective = lexicon.ADJECTIVE[m.adjective][2 if gender == "f" else 0]
     be = _be(m, gender, False)
     return sentence(lexicon.WHEN[m.when], adjective, thing, _place(m), be, stop=_STOP)
-
-
-_REALIZE = {
-    Template.TRANSITIVE: _transitive,
-    Template.HAVE: _have,
-    Template.GIVE: _give,
-    Template.GO: _go,
-    Template.PERSON_OBJECT: _person_object,
-    Template.POSSESSED_IS: _possessed_is,
-    Template.PERSON_IS: _person_is,
-    Template.PERSON_AT: _person_at,
-    Template.EXISTS: _exists,
-    Template.EXIST_TWO: _exist_two,
-    Template.IS_AT: _is_at,
-}
-
-
-def realize(meaning: Meaning) -> str:
-    """The meaning as a Hindi sentence."""
-    return _REALIZE[meaning.template](meaning)

@@ -4,7 +4,7 @@ from functools import cache
 
 from ..concepts import ANIMALS, NONE, NOUNS, TENSE, Degree, Tense
 from ..lexicon import ru as lexicon
-from ..meanings import Meaning, Template
+from ..meanings import Meaning
 from .clause import sentence
 
 _GENDER = {"m": 0, "f": 1, "n": 2}
@@ -130,23 +130,3 @@ def _is_at(m: Meaning) -> str:
     be = _be(m, lexicon.NOUN[m.noun][0], False)
     thing = _phrase(m.noun, m.adjective, 1, "nom")
     return sentence(lexicon.WHEN[m.when], thing, be, _place(m))
-
-
-_REALIZE = {
-    Template.TRANSITIVE: _transitive,
-    Template.HAVE: _have,
-    Template.GIVE: _give,
-    Template.GO: _go,
-    Template.PERSON_OBJECT: _person_object,
-    Template.POSSESSED_IS: _possessed_is,
-    Template.PERSON_IS: _person_is,
-    Template.PERSON_AT: _person_at,
-    Template.EXISTS: _exists,
-    Template.EXIST_TWO: _exist_two,
-    Template.IS_AT: _is_at,
-}
-
-
-def realize(meaning: Meaning) -> str:
-    """The meaning as a Russian sentence."""
-    return _REALIZE[meaning.template](meaning)

@@ -4,7 +4,7 @@ from functools import cache
 
 from ..concepts import NONE, TENSE, Degree, Tense
 from ..lexicon import sw as lexicon
-from ..meanings import Meaning, Template
+from ..meanings import Meaning
 from .clause import sentence
 
 _TENSE_PREFIX = {
@@ -118,23 +118,3 @@ def _exist_two(m: Meaning) -> str:
 def _is_at(m: Meaning) -> str:
     be = _be_at(m, int(lexicon.NOUN[m.noun][0]))
     return sentence(_phrase(m.noun, m.adjective, 1), be, _place(m), lexicon.WHEN[m.when])
-
-
-_REALIZE = {
-    Template.TRANSITIVE: _transitive,
-    Template.HAVE: _have,
-    Template.GIVE: _give,
-    Template.GO: _go,
-    Template.PERSON_OBJECT: _person_object,
-    Template.POSSESSED_IS: _possessed_is,
-    Template.PERSON_IS: _person_is,
-    Template.PERSON_AT: _person_at,
-    Template.EXISTS: _exists,
-    Template.EXIST_TWO: _exist_two,
-    Template.IS_AT: _is_at,
-}
-
-
-def realize(meaning: Meaning) -> str:
-    """The meaning as a Swahili sentence."""
-    return _REALIZE[meaning.template](meaning)

@@ -4,7 +4,7 @@ from functools import cache
 
 from ..concepts import NONE, TENSE, Degree, Tense
 from ..lexicon import zh as lexicon
-from ..meanings import Meaning, Template
+from ..meanings import Meaning
 
 
 def _described(noun: int, adjective: int) -> str:
@@ -108,23 +108,3 @@ def _exist_two(m: Meaning) -> str:
 
 def _is_at(m: Meaning) -> str:
     return f"{lexicon.WHEN[m.when]}{_described(m.noun, m.adjective)}{_will(m)}{_place(m)}。"
-
-
-_REALIZE = {
-    Template.TRANSITIVE: _transitive,
-    Template.HAVE: _have,
-    Template.GIVE: _give,
-    Template.GO: _go,
-    Template.PERSON_OBJECT: _person_object,
-    Template.POSSESSED_IS: _possessed_is,
-    Template.PERSON_IS: _person_is,
-    Template.PERSON_AT: _person_at,
-    Template.EXISTS: _exists,
-    Template.EXIST_TWO: _exist_two,
-    Template.IS_AT: _is_at,
-}
-
-
-def realize(meaning: Meaning) -> str:
-    """The meaning as a Chinese sentence."""
-    return _REALIZE[meaning.template](meaning)
