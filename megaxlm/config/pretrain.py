@@ -70,12 +70,16 @@ class DataConfig(Section):
     max_segments_per_row: int = Field(default=32, ge=1)
     prefetch_batches: int = Field(default=4, ge=0)
     curriculum: list[CurriculumPhase] = Field(default_factory=list)
+    skip_rows: list[tuple[int, int]] = Field(default_factory=list)  # [begin, end) of the stream
 
     @model_validator(mode="after")
     def _phases_in_order(self) -> DataConfig:
         starts = [phase.from_tokens for phase in self.curriculum]
         if starts != sorted(set(starts)):
             raise ValueError("curriculum phases must have increasing from_tokens")
+        for begin, end in self.skip_rows:
+            if not 0 <= begin < end:
+                raise ValueError(f"skip_rows: [{begin}, {end}) is not a range of rows")
         return self
 
 
@@ -94,7 +98,9 @@ class ModelConfig(Section):
     layer_norm_eps: float = Field(default=1e-5, gt=0)
     initializer_range: float = Field(default=0.02, gt=0)
     tie_word_embeddings: bool = True
-    activation_checkpointing: bool = False
+    # Layers whose activations are computed again in the backward pass, a pipeline stage: all of
+    # them (true), none (false) or the first N.
+    activation_checkpointing: bool | Annotated[int, Field(ge=1)] = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
@@ -107,13 +113,18 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW; norms and biases are never decayed."""
+    """The optimizer by name; norms and biases are never decayed."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal[
+        "adamw", "deepspeed_adam", "apex_adam", "apex_lamb", "lamb", "stable_adamw", "muon"
+    ] = "adamw"
     lr: float = Field(default=5e-4, gt=0)
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    layer_lr_decay: float = Field(default=1.0, gt=0, le=1)  # the rate falls by this a layer down
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)  # of the matrices; muon only
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)  # of the averaged weights; None: none
 
 
 class ScheduleConfig(Section):
@@ -125,16 +136,32 @@ class ScheduleConfig(Section):
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
 
 
+class BatchSizePhase(Section):
+    """A smaller global batch while fewer than `until_tokens` tokens have been seen."""
+
+    until_tokens: int = Field(gt=0)
+    global_batch_size: int = Field(ge=1)
+
+
 class TrainingConfig(Section):
     """Batch, length, precision and the DeepSpeed layout."""
 
     max_steps: int = Field(ge=1)
     global_batch_size: int = Field(ge=1)  # rows per optimizer step, over all ranks
+    batch_size_warmup: list[BatchSizePhase] = Field(default_factory=list)
     micro_batch_size: int = Field(ge=1)  # rows per device per forward
+    pipeline_stages: int = Field(default=1, ge=1)  # processes = stages x data-parallel replicas
     precision: Literal["fp32", "bf16"] = "bf16"
     zero_stage: Literal[0, 1, 2, 3] | None = None  # None: what the DeepSpeed file says
     gradient_clipping: float = Field(default=1.0, ge=0)  # 0: no clipping
     deepspeed_config: Path | None = None  # None: the built-in file of zero_stage (default 1)
+
+    @model_validator(mode="after")
+    def _warmup_in_order(self) -> TrainingConfig:
+        ends = [phase.until_tokens for phase in self.batch_size_warmup]
+        if ends != sorted(set(ends)):
+            raise ValueError("batch_size_warmup phases must have increasing until_tokens")
+        return self
 
 
 class CheckpointConfig(Section):
@@ -143,6 +170,21 @@ class CheckpointConfig(Section):
     every_steps: int = Field(default=1_000, ge=1)
     keep_last: int = Field(default=2, ge=1)
     keep_every_steps: int | None = Field(default=None, ge=1)  # milestones that are never removed
+    asynchronous: bool = True  # write in the background, from a copy of the state in host memory
+    retry_seconds: float = Field(default=120, ge=0)  # how long a lost file system is waited for
+
+
+class FaultsConfig(Section):
+    """What is watched while a run trains, and when something is done about it."""
+
+    heartbeat_seconds: float = Field(default=60, ge=1)  # a rank silent for so long ends the run
+    stall_seconds: float = Field(default=1800, ge=1)  # so does a run in which nothing moves
+    straggler_ratio: float = Field(default=1.2, gt=1)  # a rank slower than the median is named
+    straggler_window: int = Field(default=20, ge=2)  # steps
+    replica_check_steps: int | None = Field(default=1_000, ge=1)  # None: never
+    spike_sigma: float | None = Field(default=6.0, gt=0)  # None: no loss is a spike
+    spike_window: int = Field(default=128, ge=8)  # steps whose losses say what is normal
+    max_rollbacks: int = Field(default=5, ge=0)  # without a new checkpoint in between
 
 
 class LoggingConfig(Section):
@@ -180,6 +222,7 @@ class PretrainConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultsConfig = FaultsConfig()
     logging: LoggingConfig = LoggingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
