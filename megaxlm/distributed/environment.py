@@ -42,6 +42,48 @@ class Environment:
         )
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The place of a process among pipeline stages and data-parallel replicas.
+
+    Ranks of one stage follow one another, as in DeepSpeed's PipeDataParallelTopology: the heavy
+    traffic of gradients then stays inside a node, hidden states travel between nodes.
+    """
+
+    rank: int
+    world_size: int
+    num_stages: int = 1  # of the pipeline
+
+    def __post_init__(self) -> None:
+        if self.world_size % self.num_stages:
+            raise ValueError(f"{self.world_size} ranks in {self.num_stages} stages")
+
+    @property
+    def data_world_size(self) -> int:
+        """Replicas of the model, each fed with rows of its own."""
+        return self.world_size // self.num_stages
+
+    @property
+    def data_rank(self) -> int:
+        """This process's replica."""
+        return self.rank % self.data_world_size
+
+    @property
+    def stage(self) -> int:
+        """This process's pipeline stage, from 0."""
+        return self.rank // self.data_world_size
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether it holds the embeddings."""
+        return self.stage == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether it holds the head and computes the loss."""
+        return self.stage == self.num_stages - 1
+
+
 def discover(env: Mapping[str, str] | None = None) -> Environment:
     """Finds the launcher and this process's place.
 

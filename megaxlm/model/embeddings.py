@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from megaxlm.config.pretrain import ModelConfig
+from megaxlm.model.dropout_key import EMBEDDINGS, seed_dropout
 
 # fairseq numbers positions from pad_token_id + 1, so the first two rows of the table stay unused.
 POSITION_OFFSET = 2
@@ -35,9 +36,12 @@ class Embeddings(nn.Module):
         self,
         tokens: Tensor,  # (tokens,) int64
         positions: Tensor,  # (tokens,) int64, from 0 inside a segment
+        dropout_key: int | None = None,
     ) -> Tensor:  # (tokens, hidden)
-        """Looks up and sums."""
+        """Looks up and sums; `dropout_key` is that of `megaxlm.model.dropout_key`."""
         hidden = self.word(tokens) + self.position(positions + POSITION_OFFSET)
         if self.norm is not None:
             hidden = self.norm(hidden)
+        if dropout_key is not None and self.training:
+            seed_dropout(hidden.device, dropout_key, EMBEDDINGS)
         return self.dropout(hidden)  # type: ignore[no-any-return]

@@ -34,7 +34,9 @@ class MaskedLanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(config, index) for index in range(config.num_hidden_layers)
+        )
         self.final_norm = FinalNorm(config) if config.model_type == "xlm-roberta-xl" else None
         self.head = MaskedLanguageModelHead(
             config, self.embeddings.word if config.tie_word_embeddings else None
@@ -49,8 +51,12 @@ class MaskedLanguageModel(nn.Module):
         targets: Tensor,  # (targets,) int64
         target_weight: Tensor,  # (targets,) float32
         seq_len: int,
+        dropout_key: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Computes the loss of one micro-batch.
+
+        In training, `dropout_key` (see `megaxlm.model.dropout_key`) says what is dropped out;
+        without it torch's generator goes on from where it stands.
 
         Returns:
             `loss`, an fp32 scalar: the weighted sum of cross entropies (nats) over the number of
@@ -59,7 +65,7 @@ class MaskedLanguageModel(nn.Module):
         Raises:
             ValueError: A shape or dtype is wrong.
         """
-        hidden = self._encode(tokens, positions, cu_seqlens, target_index, seq_len)
+        hidden = self._encode(tokens, positions, cu_seqlens, target_index, seq_len, dropout_key)
         loss, target_losses = self.head(hidden, targets, target_weight)
         return loss, target_losses
 
@@ -122,17 +128,15 @@ class MaskedLanguageModel(nn.Module):
         cu_seqlens: Tensor,
         target_index: Tensor,
         seq_len: int,
+        dropout_key: int | None = None,
     ) -> Tensor:  # (targets, hidden)
-        hidden = self.embeddings(tokens, positions)
+        hidden = self.embeddings(tokens, positions, dropout_key)
         state: LayerState = (hidden, self._segments(hidden, cu_seqlens, seq_len))
-        recompute = self.config.activation_checkpointing and self.training
         last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            keep = target_index if index == last else None
-            if recompute and torch.is_grad_enabled():
-                state = checkpoint(layer, state, keep, use_reentrant=False)
-            else:
-                state = layer(state, keep)
+        recomputed = recomputed_layers(self.config, len(self.layers))
+        for number, layer in enumerate(self.layers):
+            keep = target_index if number == last else None
+            state = run_layer(layer, state, keep, dropout_key, recompute=number < recomputed)
         if self.final_norm is not None:
             state = self.final_norm(state)
         return state[0]
@@ -140,3 +144,32 @@ class MaskedLanguageModel(nn.Module):
     @staticmethod
     def _segments(hidden: Tensor, cu_seqlens: Tensor, seq_len: int) -> Segments:
         return Segments.plan(cu_seqlens, hidden.shape[0], seq_len, hidden.dtype)
+
+
+def recomputed_layers(config: ModelConfig, num_layers: int) -> int:
+    """Returns how many of `num_layers` layers, the first ones, keep no activations for backward."""
+    setting = config.activation_checkpointing
+    if isinstance(setting, bool):
+        return num_layers if setting else 0
+    return min(setting, num_layers)
+
+
+def run_layer(
+    layer: nn.Module,
+    state: LayerState,
+    keep: Tensor | None,
+    dropout_key: int | None,
+    recompute: bool,
+) -> LayerState:
+    """Runs an encoder layer, computing it again in the backward pass if asked to."""
+    if not (recompute and layer.training and torch.is_grad_enabled()):
+        return layer(state, keep, dropout_key)  # type: ignore[no-any-return]
+    return checkpoint(  # type: ignore[no-any-return]
+        layer,
+        state,
+        keep,
+        dropout_key,
+        use_reentrant=False,
+        # A keyed layer seeds its own generator again.
+        preserve_rng_state=dropout_key is None,
+    )

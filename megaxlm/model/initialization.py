@@ -1,14 +1,15 @@
-"""Initial values: one table, each parameter drawn from a generator of its own.
+"""Initial values: one table, and for each parameter blocks drawn from generators of their own.
 
-The generator is seeded by a hash of (seed, parameter name), so that a value depends on neither the
-order of modules, nor the number of ranks, nor how parameters are partitioned. `initial_value` is a
-pure function for code that fills parameters as they are built (`deepspeed.zero.Init`).
+A block's generator is seeded by a hash of (seed, parameter name, block), so that a value depends on
+neither the order of modules, nor the number of ranks, nor how parameters are partitioned, and a
+rank that holds a range of a parameter draws the blocks of that range alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,19 @@ TABLE = (
     (".bias", "zeros"),
     (".weight", "normal"),  # mean 0, standard deviation initializer_range
 )
+BLOCK = 1 << 20  # elements drawn from one generator
 
 
-def initial_value(name: str, shape: Sequence[int], config: ModelConfig, seed: int) -> Tensor:
-    """Returns the initial fp32 value of one parameter, on the CPU.
+def initial_range(
+    name: str, shape: Sequence[int], start: int, numel: int, config: ModelConfig, seed: int
+) -> Tensor:  # (numel,) fp32
+    """Returns the initial values of [start, start + numel) of a flattened parameter, on the CPU.
 
     Args:
         name: As `named_parameters()` of `MaskedLanguageModel` has it.
         shape: The full shape.
+        start: First element, row-major.
+        numel: Elements.
         config: Gives `initializer_range`.
         seed: The run's seed.
 
@@ -37,14 +43,29 @@ def initial_value(name: str, shape: Sequence[int], config: ModelConfig, seed: in
     """
     law = next((law for suffix, law in TABLE if name.endswith(suffix)), None)
     if law == "ones":
-        return torch.ones(*shape)
+        return torch.ones(numel)
     if law == "zeros":
-        return torch.zeros(*shape)
-    if law == "normal":
-        digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-        return torch.empty(*shape).normal_(0.0, config.initializer_range, generator=generator)
-    raise ValueError(f"no initial value for a parameter named {name!r}")
+        return torch.zeros(numel)
+    if law != "normal":
+        raise ValueError(f"no initial value for a parameter named {name!r}")
+    total, end = prod(shape), start + numel
+    out = torch.empty(numel)
+    for block in range(start // BLOCK, -(-end // BLOCK)):
+        first, last = block * BLOCK, min((block + 1) * BLOCK, total)
+        digest = hashlib.blake2b(f"{seed}/{name}/{block}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+        # Always the whole block: a shorter draw would not have the same numbers.
+        values = torch.empty(last - first).normal_(
+            0.0, config.initializer_range, generator=generator
+        )
+        low, high = max(first, start), min(last, end)
+        out[low - start : high - start] = values[low - first : high - first]
+    return out
+
+
+def initial_value(name: str, shape: Sequence[int], config: ModelConfig, seed: int) -> Tensor:
+    """Returns the initial fp32 value of a whole parameter; raises as `initial_range` does."""
+    return initial_range(name, shape, 0, prod(shape), config, seed).reshape(tuple(shape))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.model.attention import SelfAttention
+from megaxlm.model.dropout_key import seed_dropout
 from megaxlm.model.feed_forward import FeedForward
 from megaxlm.model.segments import Segments
 
@@ -23,8 +24,10 @@ class EncoderLayer(nn.Module):
     drops out after attention alone, as XLM-R XL was trained.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, index: int = 0) -> None:
+        """Builds layer `index` of the encoder."""
         super().__init__()
+        self.index = index
         self.post_norm = config.model_type == "xlm-roberta"
         self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -36,13 +39,18 @@ class EncoderLayer(nn.Module):
         self,
         state: LayerState,
         keep: Tensor | None = None,  # (kept,) int64, into tokens
+        dropout_key: int | None = None,
     ) -> LayerState:
         """Returns the state with the layer's hidden states.
 
         With `keep`, which the last layer gets, these are (kept, hidden): all tokens are attended
         to, but what follows runs on the kept ones alone, since nothing reads the others.
+        `dropout_key` (see `megaxlm.model.dropout_key`) says what is dropped out in training;
+        without it torch's generator goes on from where it stands.
         """
         hidden, segments = state  # (tokens, hidden)
+        if dropout_key is not None and self.training:
+            seed_dropout(hidden.device, dropout_key, self.index)
         residual = hidden if keep is None else hidden[keep]
         if self.post_norm:
             attended = self.dropout(self.attention(hidden, segments, keep))

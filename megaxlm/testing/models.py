@@ -65,6 +65,6 @@ def random_micro_batch(
         target_index=index,
         targets=ids[index],
         target_weight=weight,
-        row_ids=torch.arange(rows),
+        row_ids=torch.arange(seed * rows, (seed + 1) * rows),
         seq_len=seq_len,
     )

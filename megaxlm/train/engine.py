@@ -10,37 +10,38 @@ Where DeepSpeed leaves a gap, it is closed here:
   to bf16 before it takes the norm. At stage 0 the norm and the clipping are therefore ours.
 - Stage 0 in bf16 accumulates in bf16 and refuses to do otherwise; torch accumulates in fp32 when
   asked parameter by parameter.
-- In bf16 the masters start from weights that were already rounded; they are set again from the
-  fp32 originals, so that a first step does not depend on the layout.
+- In bf16 DeepSpeed's masters start from rounded weights; here they are filled in fp32 from the
+  source of initial weights, range by range, so that a first step does not depend on the layout
+  and no rank ever holds the whole model at stage 3.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import deepspeed
 import torch
 from torch import Tensor, nn
 
 from megaxlm.checkpoint.fragments import Fragment
 from megaxlm.config.deepspeed import deepspeed_config_of
-from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.config.pretrain import ModelConfig, PretrainConfig
 from megaxlm.data.batch import MicroBatch
 from megaxlm.data.shards import DatasetIndex
 from megaxlm.distributed import reduce
-from megaxlm.distributed.environment import Environment
-from megaxlm.errors import EXIT_FOUND_WRONG, UserError
+from megaxlm.distributed.environment import Environment, Grid
+from megaxlm.model.dropout_key import dropout_key
 from megaxlm.model.encoder import MaskedLanguageModel
-from megaxlm.optim.optimizers import build_optimizer
-from megaxlm.optim.param_groups import parameter_groups
-from megaxlm.train import random_state
-from megaxlm.train.backend import connect, device_of, disconnect, initialize
-from megaxlm.train.fragments import EngineFragments, InMemoryWeights, TensorSource
-from megaxlm.train.initial_weights import fill
-
-MAX_SKIPPED_IN_A_ROW = 3
+from megaxlm.optim.param_groups import LR_SCALE, parameter_groups
+from megaxlm.train.backend import connect, device_of, disconnect, initialize, read_config
+from megaxlm.train.fragments import EngineFragments
+from megaxlm.train.initial_weights import initial_weights
+from megaxlm.train.optimizer import build_optimizer
+from megaxlm.train.sources import TensorSource
 
 
 @dataclass(frozen=True)
@@ -56,52 +57,52 @@ class StepResult:
 
 
 class TrainingEngine:
-    """A model, its optimizer and DeepSpeed around both; built with `create`."""
+    """A model, its optimizer and DeepSpeed around both; built with `create`.
+
+    Its weights mean nothing until `load_initial` or `load` has been called.
+    """
 
     def __init__(
         self,
         config: PretrainConfig,
-        model: nn.Module,
         num_languages: int,
         deepspeed_config: dict[str, Any],
         place: Environment,
         device: torch.device,
+        initial: TensorSource,
     ) -> None:
-        """Wraps an initialised model; process groups must be up (`connect`).
+        """Builds the model and wraps it; process groups must be up (`connect`).
 
         Args:
             config: The run, with every derived value in place.
-            model: A full fp32 model on the CPU, the same on every rank.
             num_languages: Length of the per-language sums.
             deepspeed_config: As `deepspeed_config_of` returns it.
             place: This rank among all.
             device: Where this rank trains.
+            initial: The weights before the first step.
         """
         self.config, self.device = config, device
+        self.grid = Grid(place.rank, place.world_size)
         self.grad_accum_steps: int = deepspeed_config["gradient_accumulation_steps"]
         self._num_languages = num_languages
-        self._skipped_in_a_row = 0
+        self._initial = initial
         self._clip = float(config.training.gradient_clipping)
         stage = deepspeed_config["zero_optimization"]["stage"]
         bf16 = config.training.precision == "bf16"
-        # DeepSpeed replaces the parameters' data, so these references keep the fp32 values.
-        originals = {name: p.detach() for name, p in model.named_parameters()} if bf16 else {}
+        source = str(config.training.deepspeed_config or "the built-in DeepSpeed config")
+        read_config(deepspeed_config, source)  # before `zero.Init` meets it
+        model = build_model(config.model, deepspeed_config, device)
         self._replicated = stage == 0
         if self._replicated:
             deepspeed_config = {**deepspeed_config, "gradient_clipping": 0.0}
         state_device = torch.device("cpu") if _offloads(deepspeed_config) else device
-        groups = parameter_groups(model, config.optimizer.weight_decay)
+        groups = parameter_groups(model.named_parameters(), config.model, config.optimizer)
         optimizer = build_optimizer(config.optimizer, groups, state_device)
-        source = str(config.training.deepspeed_config or "the built-in DeepSpeed config")
         self._engine = initialize(model, optimizer, deepspeed_config, source)
         if self._replicated and bf16 and "grad_accum_dtype" not in deepspeed_config["data_types"]:
             for parameter in self._engine.module.parameters():
                 parameter.grad_dtype = torch.float32
-        self._fragments = EngineFragments(self._engine, place.rank, place.world_size)
-        if bf16:
-            self._fragments.load_weights(InMemoryWeights(originals))
-        self._rank = place.rank
-        random_state.seed_rank(config.seed, place.rank)
+        self._fragments = EngineFragments(self._engine, self.grid)
 
     @classmethod
     def create(
@@ -112,7 +113,7 @@ class TrainingEngine:
         *,
         debug: bool = False,
     ) -> TrainingEngine:
-        """Connects the ranks and builds the model with its initial weights.
+        """Connects the ranks and builds the model, still without its weights.
 
         Args:
             config: The run, with every derived value in place.
@@ -128,9 +129,8 @@ class TrainingEngine:
         connect(place, device, debug=debug)
         with reduce.together():
             deepspeed_config = deepspeed_config_of(config, place.world_size)
-            model = MaskedLanguageModel(config.model)
-            fill(model, config, index.tokenizer_sha256)
-        return cls(config, model, len(index.languages), deepspeed_config, place, device)
+            initial = initial_weights(config, index.tokenizer_sha256)
+        return cls(config, len(index.languages), deepspeed_config, place, device, initial)
 
     @property
     def forward_module(self) -> nn.Module:
@@ -150,20 +150,22 @@ class TrainingEngine:
     def train_step(self, batches: Sequence[MicroBatch], lr: float) -> StepResult:
         """Runs one optimizer step; every rank calls it together.
 
-        Args:
-            batches: This rank's `grad_accum_steps` micro-batches.
-            lr: The rate of this step.
+        A loss or gradient that is not finite on one rank skips the update on all of them; weights,
+        moments and the optimizer's step count are then as they were.
 
-        Raises:
-            UserError: The third step in a row had a loss or gradient that is not finite.
+        Args:
+            batches: This rank's micro-batches, as many on every rank.
+            lr: The rate of this step, before the scale of each parameter group.
         """
-        assert len(batches) == self.grad_accum_steps, len(batches)
+        if len(batches) != self.grad_accum_steps:
+            self._accumulate(len(batches))
         self._engine.train()  # an evaluation may have been in between
         for group in self._engine.basic_optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group[LR_SCALE]
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         by_language = torch.zeros(2, self._num_languages, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(batches):
+            key = dropout_key(self.config.seed, int(batch.row_ids[0]))
             batch = batch.to(self.device)
             loss, target_losses = self._engine(
                 batch.tokens,
@@ -173,16 +175,16 @@ class TrainingEngine:
                 batch.targets,
                 batch.target_weight,
                 batch.seq_len,
+                key,
             )
             self._engine.backward(loss)
             loss_sum += loss.detach()
-            _add_by_language(by_language, batch, target_losses)
+            add_by_language(by_language, batch, target_losses)
             if number + 1 < len(batches):
                 self._engine.step()
         grad_norm, skipped = self._update()
         mean_loss = reduce.all_sum(loss_sum) / (self.grad_accum_steps * self._engine.world_size)
         loss_value = float(mean_loss)
-        self._count_skips(skipped, loss_value)
         return StepResult(loss_value, grad_norm, lr, skipped, by_language[0], by_language[1])
 
     def fragments(self) -> Iterator[Fragment]:
@@ -197,21 +199,19 @@ class TrainingEngine:
         """
         self._fragments.load(source, optimizer_step)
 
-    def rng_state(self) -> dict[str, Any]:
-        """Returns the states of this rank's random generators."""
-        return random_state.rng_state()
+    def load_initial(self) -> None:
+        """Takes the weights before the first step, with zero moments and a step count of zero."""
+        self._fragments.load_weights(self._initial)
 
-    def set_rng_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `rng_state` returned."""
-        random_state.set_rng_state(state)
-
-    def reseed(self, step: int) -> None:
-        """Seeds this rank's generators from (seed, rank, step), where no state can be restored."""
-        random_state.seed_rank(self.config.seed, self._rank, step)
+    def data_sum(self, values: Tensor) -> Tensor:
+        """Sums a tensor over the data-parallel ranks, in place, and returns it."""
+        return reduce.all_sum(values)
 
     def close(self, disconnect_ranks: bool = True) -> None:
         """Lets go of DeepSpeed and, unless another engine follows, of the process groups."""
         self._engine.destroy()
+        # DeepSpeed keeps hpZ's group in a global that another engine of this process would meet.
+        deepspeed.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
         if disconnect_ranks:
             disconnect()
 
@@ -235,18 +235,41 @@ class TrainingEngine:
         self._engine.set_gradient_accumulation_boundary(None)
         return grad_norm, True
 
-    def _count_skips(self, skipped: bool, loss: float) -> None:
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"the gradient was not finite in {self._skipped_in_a_row} steps in a row "
-                f"(loss {loss:g}); lower optimizer.lr, lengthen schedule.warmup_steps or lower "
-                "training.gradient_clipping, and resume from the last checkpoint",
-                exit_code=EXIT_FOUND_WRONG,
-            )
+    def _accumulate(self, grad_accum_steps: int) -> None:
+        """Changes the number of micro-batches of a step, between two steps."""
+        rows = grad_accum_steps * self.config.training.micro_batch_size
+        self._engine.set_train_batch_size(rows * self.grid.data_world_size)
+        self._engine.micro_steps = 0  # DeepSpeed finds a step's end by counting from here
+        if hasattr(self._engine.optimizer, "gradient_accumulation_steps"):
+            self._engine.optimizer.gradient_accumulation_steps = grad_accum_steps
+        self.grad_accum_steps = grad_accum_steps
 
 
-def _add_by_language(
+def build_model(
+    config: ModelConfig, deepspeed_config: dict[str, Any], device: torch.device
+) -> MaskedLanguageModel:
+    """Returns a model without its values; at stage 3 every parameter is cut up as it is made."""
+    if deepspeed_config["zero_optimization"]["stage"] == 3:
+        with deepspeed.zero.Init(config_dict_or_path=deepspeed_config):
+            return MaskedLanguageModel(config)
+    # In bf16 from the start: fp32 weights of a large model would double the peak of start-up.
+    with default_dtype(torch.bfloat16 if deepspeed_config["bf16"]["enabled"] else torch.float32):
+        with device:
+            return MaskedLanguageModel(config)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Makes new tensors of a dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def add_by_language(
     sums: Tensor,  # (2, languages) float64: loss, count
     batch: MicroBatch,
     target_losses: Tensor,  # (targets,) fp32

@@ -1,6 +1,6 @@
 """Which ranges of which named tensors this rank holds inside DeepSpeed, to read and to write.
 
-Each of DeepSpeed's optimizers keeps the fp32 master weights and AdamW's moments in flat tensors of
+Each of DeepSpeed's optimizers keeps the fp32 master weights and the moments in flat tensors of
 its own shape. `held_pieces` finds where every parameter lies in them; what is saved, loaded or
 handed to another layout is then the same few lines for all of them:
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
@@ -34,41 +34,19 @@ from torch.optim import Optimizer
 
 from megaxlm.checkpoint.fragments import WEIGHTS_PREFIX, Fragment
 from megaxlm.distributed import reduce
+from megaxlm.distributed.environment import Grid
 from megaxlm.errors import UserError
+from megaxlm.optim.state import moment_names, reset_state, step_count
+from megaxlm.train.sources import TensorSource
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class TensorSource(Protocol):
-    """Where ranges of named tensors are read from: a checkpoint, or weights in memory."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the whole shape; raises UserError for an unknown name."""
-
-    def read(self, name: str, start: int, numel: int) -> Tensor:
-        """Returns the flat range [start, start + numel) as a (numel,) tensor."""
-
-
-class InMemoryWeights:
-    """Weights of a full model as a source, named as in a checkpoint."""
-
-    def __init__(self, parameters: dict[str, Tensor]) -> None:
-        self._parameters = parameters
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the whole shape of `model/<parameter>`."""
-        return tuple(self._parameters[name.removeprefix(WEIGHTS_PREFIX)].shape)
-
-    def read(self, name: str, start: int, numel: int) -> Tensor:
-        """Returns a flat range as a (numel,) view."""
-        flat = self._parameters[name.removeprefix(WEIGHTS_PREFIX)].reshape(-1)
-        return flat[start : start + numel]
+EMA = "ema"  # the moment that may be missing in a checkpoint: it then starts from the weights
 
 
 @dataclass(frozen=True)
 class Piece:
     """Elements [start, start + numel) of a parameter, at `offset` of one of the flat tensors."""
 
+    group: int  # of the inner optimizer
     name: str
     shape: tuple[int, ...]  # of the whole parameter
     start: int
@@ -84,37 +62,49 @@ class Piece:
 class EngineFragments:
     """Reads and writes the named state of one engine on this rank."""
 
-    def __init__(self, engine: DeepSpeedEngine, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        engine: DeepSpeedEngine,
+        grid: Grid,
+        names: dict[nn.Parameter, str] | None = None,
+        replicas: frozenset[str] = frozenset(),
+    ) -> None:
+        """Finds every piece and tells the optimizer, if it asks, which parameter it belongs to.
+
+        Args:
+            engine: DeepSpeed's engine.
+            grid: This rank's place.
+            names: Names of the parameters in a checkpoint; None: those of the module.
+            replicas: Names of parameters that another pipeline stage owns: read, never written.
+        """
         self._optimizer = engine.optimizer
         self._inner: Optimizer = engine.basic_optimizer
-        self._held = list(_held_pieces(engine))
+        self._held = list(_held_pieces(engine, engine.param_names if names is None else names))
         partitioned = engine.zero_optimization_stage() > 0
-        self._owned = self._held if partitioned else _share(self._held, rank, world_size)
+        mine = self._held
+        if not partitioned:
+            mine = _share(self._held, grid.data_rank, grid.data_world_size)
+        self._owned = [piece for piece in mine if piece.name not in replicas]
+        bind = getattr(self._inner, "bind", None)
+        if bind is not None:
+            bind(self._held, self._optimizer.dp_process_group if partitioned else None)
         self.reset_optimizer_state()
 
     @torch.no_grad()
     def reset_optimizer_state(self, optimizer_step: int = 0) -> None:
-        """Gives AdamW zero moments and a step count, as torch would at its first step.
+        """Gives the optimizer zero moments and a step count, as torch would at its first step.
 
         DeepSpeed leaves the state unmade until then, or makes it with a step of zero gradients
         that already counts.
         """
-        for master in self._masters():
-            state = self._inner.state[master]
-            for moment in MOMENTS:
-                if moment in state:
-                    state[moment].zero_()
-                else:
-                    state[moment] = torch.zeros_like(master, memory_format=torch.preserve_format)
-            # torch keeps the count on the device for its fused kernels, on the host otherwise.
-            fused = any(group["fused"] for group in self._inner.param_groups)
-            device = master.device if fused else "cpu"
-            state["step"] = torch.tensor(float(optimizer_step), dtype=torch.float32, device=device)
+        for master, group in self._masters():
+            reset_state(self._inner, group, master, optimizer_step)
 
     @property
     def optimizer_step(self) -> int:
-        """Updates that AdamW has applied; skipped steps are not among them."""
-        return int(self._inner.state[next(self._masters())]["step"].item())
+        """Updates that the optimizer has applied; skipped steps are not among them."""
+        master, group = next(self._masters())
+        return step_count(self._inner, group, master)
 
     def owned(self) -> Iterator[Fragment]:
         """Yields this rank's share as views; all ranks together hold every element once."""
@@ -123,7 +113,7 @@ class EngineFragments:
                 f"{WEIGHTS_PREFIX}{piece.name}", piece.shape, piece.start, piece.of(piece.master)
             )
             state = self._inner.state[piece.master]
-            for moment in MOMENTS:
+            for moment in self._moments(piece):
                 values = piece.of(state[moment])
                 yield Fragment(f"{moment}/{piece.name}", piece.shape, piece.start, values)
 
@@ -134,88 +124,111 @@ class EngineFragments:
             UserError: A tensor is missing or has another shape; the same error on every rank.
         """
         with reduce.together():
-            self._check(source, (WEIGHTS_PREFIX, *(f"{moment}/" for moment in MOMENTS)))
+            for piece in self._held:
+                self._check(source, piece, WEIGHTS_PREFIX)
+                for moment in self._moments(piece):
+                    if moment != EMA:
+                        self._check(source, piece, f"{moment}/")
             self.reset_optimizer_state(optimizer_step)
             self._copy_weights(source)
             for piece in self._held:
                 state = self._inner.state[piece.master]
-                for moment in MOMENTS:
-                    values = source.read(f"{moment}/{piece.name}", piece.start, piece.numel)
-                    piece.of(state[moment]).copy_(values)
+                for moment in self._moments(piece):
+                    name = f"{moment}/{piece.name}"
+                    if moment == EMA and not _has(source, name):
+                        name = f"{WEIGHTS_PREFIX}{piece.name}"
+                    piece.of(state[moment]).copy_(source.read(name, piece.start, piece.numel))
         _refresh_model_weights(self._optimizer)
 
     def load_weights(self, source: TensorSource) -> None:
-        """Takes the weights alone and leaves the optimizer as it is; all ranks call it.
+        """Takes the weights alone and begins the optimizer anew; all ranks call it.
 
         Raises:
             UserError: A tensor is missing or has another shape; the same error on every rank.
         """
         with reduce.together():
-            self._check(source, (WEIGHTS_PREFIX,))
+            for piece in self._held:
+                self._check(source, piece, WEIGHTS_PREFIX)
+            self.reset_optimizer_state()
             self._copy_weights(source)
         _refresh_model_weights(self._optimizer)
 
+    @torch.no_grad()
     def _copy_weights(self, source: TensorSource) -> None:
         for piece in self._held:
             values = source.read(f"{WEIGHTS_PREFIX}{piece.name}", piece.start, piece.numel)
             piece.of(piece.master).copy_(values)
 
-    def _check(self, source: TensorSource, prefixes: Sequence[str]) -> None:
-        for piece in self._held:
-            for prefix in prefixes:
-                shape = tuple(source.shape(f"{prefix}{piece.name}"))
-                if shape != piece.shape:
-                    where = getattr(source, "path", "the weights given")
-                    raise UserError(
-                        f"{where}: {prefix}{piece.name} has shape {shape}, the model has "
-                        f"{piece.shape}; use the model config it was saved with"
-                    )
+    def _check(self, source: TensorSource, piece: Piece, prefix: str) -> None:
+        shape = tuple(source.shape(f"{prefix}{piece.name}"))
+        if shape != piece.shape:
+            where = getattr(source, "path", "the weights given")
+            raise UserError(
+                f"{where}: {prefix}{piece.name} has shape {shape}, the model has "
+                f"{piece.shape}; use the model config it was saved with"
+            )
 
-    def _masters(self) -> Iterator[Tensor]:
+    def _moments(self, piece: Piece) -> tuple[str, ...]:
+        return moment_names(self._inner.param_groups[piece.group])
+
+    def _masters(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Yields every master once, with its param group."""
         seen: set[int] = set()
         for piece in self._held:
             if id(piece.master) not in seen:
                 seen.add(id(piece.master))
-                yield piece.master
+                yield piece.master, self._inner.param_groups[piece.group]
 
 
-def _held_pieces(engine: DeepSpeedEngine) -> Iterator[Piece]:
+def _has(source: TensorSource, name: str) -> bool:
+    try:
+        source.shape(name)
+    except (UserError, KeyError):
+        return False
+    return True
+
+
+def _held_pieces(engine: DeepSpeedEngine, names: dict[nn.Parameter, str]) -> Iterator[Piece]:
     """Yields where every element that this rank stores lies; replicas on every rank at stage 0."""
-    optimizer, names = engine.optimizer, engine.param_names
+    optimizer = engine.optimizer
     if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
         yield from _stage_3_pieces(optimizer, names)
     elif isinstance(optimizer, DeepSpeedZeroOptimizer):
         rank = torch.distributed.get_rank(optimizer.dp_process_group)
-        for parameters, offsets, master, size in zip(
-            optimizer.round_robin_bit16_groups,
-            optimizer.round_robin_bit16_offsets,
-            optimizer.single_partition_of_fp32_groups,
-            optimizer.partition_size,
-            strict=True,
+        for group, (parameters, offsets, master, size) in enumerate(
+            zip(
+                optimizer.round_robin_bit16_groups,
+                optimizer.round_robin_bit16_offsets,
+                optimizer.single_partition_of_fp32_groups,
+                optimizer.partition_size,
+                strict=True,
+            )
         ):
-            yield from _flat_pieces(parameters, offsets, names, master, rank * size)
+            yield from _flat_pieces(group, parameters, offsets, names, master, rank * size)
     elif isinstance(optimizer, BF16_Optimizer):
         rank = torch.distributed.get_rank(optimizer.dp_process_group)
-        for parameters, master in zip(
-            optimizer.bf16_groups, optimizer.fp32_groups_flat_partition, strict=True
+        for group, (parameters, master) in enumerate(
+            zip(optimizer.bf16_groups, optimizer.fp32_groups_flat_partition, strict=True)
         ):
-            offsets = _running_offsets(parameters)
-            yield from _flat_pieces(parameters, offsets, names, master, rank * master.numel())
+            offsets, begin = _running_offsets(parameters), rank * master.numel()
+            yield from _flat_pieces(group, parameters, offsets, names, master, begin)
     elif isinstance(optimizer, FP16_UnfusedOptimizer):
-        for parameters, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for group, (parameters, masters) in enumerate(
+            zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        ):
             for parameter, master in zip(parameters, masters, strict=True):
-                yield _whole(names[parameter], master)
+                yield _whole(group, names[parameter], master)
     elif isinstance(optimizer, Optimizer):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                yield _whole(names[parameter], parameter)
+        for group, settings in enumerate(optimizer.param_groups):
+            for parameter in settings["params"]:
+                yield _whole(group, names[parameter], parameter)
     else:
         raise TypeError(f"no fragments known for DeepSpeed's {type(optimizer).__name__}")
 
 
-def _whole(name: str, master: Tensor) -> Piece:
+def _whole(group: int, name: str, master: Tensor) -> Piece:
     assert master.is_contiguous(), name
-    return Piece(name, tuple(master.shape), 0, master.numel(), master, 0)
+    return Piece(group, name, tuple(master.shape), 0, master.numel(), master, 0)
 
 
 def _running_offsets(parameters: Sequence[nn.Parameter]) -> list[int]:
@@ -227,6 +240,7 @@ def _running_offsets(parameters: Sequence[nn.Parameter]) -> list[int]:
 
 
 def _flat_pieces(
+    group: int,
     parameters: Iterable[nn.Parameter],
     offsets: Iterable[int],
     names: dict[nn.Parameter, str],
@@ -240,6 +254,7 @@ def _flat_pieces(
         high = min(begin + parameter.numel(), partition_end)
         if low < high:
             yield Piece(
+                group,
                 names[parameter],
                 tuple(parameter.shape),
                 low - begin,
@@ -252,17 +267,17 @@ def _flat_pieces(
 def _stage_3_pieces(
     optimizer: DeepSpeedZeroOptimizer_Stage3, names: dict[nn.Parameter, str]
 ) -> Iterator[Piece]:
-    for parameters, master in zip(
-        optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True
+    for sub_group, (parameters, master) in enumerate(
+        zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True)
     ):
-        offset = 0
+        group, offset = optimizer.sub_group_to_group_id[sub_group], 0
         for parameter in parameters:
             each = parameter.partition_numel()  # rounded up, so the last ranks hold padding
             start = torch.distributed.get_rank(parameter.ds_process_group) * each
             numel = min(each, max(0, parameter.ds_numel - start))
             if numel:
                 shape = tuple(parameter.ds_shape)
-                yield Piece(names[parameter], shape, start, numel, master, offset)
+                yield Piece(group, names[parameter], shape, start, numel, master, offset)
             offset += each
 
 

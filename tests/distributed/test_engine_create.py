@@ -68,6 +68,7 @@ def start_without_a_launcher(folder: Path) -> dict[str, Any]:
     place.export()
     started = time.perf_counter()
     engine = TrainingEngine.create(config_of(), INDEX, place)
+    engine.load_initial()
     seconds = time.perf_counter() - started
     result = engine.train_step([random_micro_batch(0)], 1e-3)
     groups = list(dist.distributed_c10d._world.pg_map)
@@ -100,6 +101,7 @@ def first_weights(configs: list[PretrainConfig]) -> list[dict[str, torch.Tensor]
         except UserError as error:
             results.append(str(error))
             continue
+        engine.load_initial()
         results.append(weights_of(engine) if place.world_size == 1 else "built")
         engine.close(disconnect_ranks=False)
     return results

@@ -15,12 +15,13 @@ from megaxlm.model.initialization import initialize
 from megaxlm.optim.schedules import learning_rate
 from megaxlm.testing.distributed import run_distributed
 from megaxlm.testing.models import random_micro_batch, tiny_model_config
+from megaxlm.train.initial_weights import InitialWeights
 
 pytestmark = pytest.mark.distributed
 
 WORLD_SIZE = 2
-STEPS = 5
-ACCUMULATION = 2
+ACCUMULATION = (2, 2, 1, 3, 2)  # micro-batches of each step: the global batch may change
+STEPS = len(ACCUMULATION)
 LANGUAGES = 3
 CLIPPING = 1.35
 # Smaller than a layer and than the embedding, so that buckets, oversized parameters and partitioned
@@ -81,7 +82,7 @@ def run_config(run: Run) -> PretrainConfig:
             "schedule": {"name": "linear", "warmup_steps": 2},
             "training": {
                 "max_steps": STEPS,
-                "global_batch_size": 2 * ACCUMULATION * WORLD_SIZE,
+                "global_batch_size": 2 * ACCUMULATION[0] * WORLD_SIZE,
                 "micro_batch_size": 2,
                 "precision": run.precision,
                 "zero_stage": run.stage,
@@ -92,7 +93,7 @@ def run_config(run: Run) -> PretrainConfig:
 
 
 def micro_batch(step: int, accumulation: int, rank: int) -> Any:
-    return random_micro_batch((step * ACCUMULATION + accumulation) * WORLD_SIZE + rank)
+    return random_micro_batch((step * max(ACCUMULATION) + accumulation) * WORLD_SIZE + rank)
 
 
 def rate(config: PretrainConfig, step: int) -> float:
@@ -116,7 +117,7 @@ def plain_run(config: PretrainConfig) -> dict[str, Any]:
     for step in range(STEPS):
         total = 0.0
         sums = torch.zeros(2, LANGUAGES, dtype=torch.float64)
-        for accumulation in range(ACCUMULATION):
+        for accumulation in range(ACCUMULATION[step]):
             for rank in range(WORLD_SIZE):
                 batch = micro_batch(step, accumulation, rank)
                 loss, each = model(
@@ -128,8 +129,8 @@ def plain_run(config: PretrainConfig) -> dict[str, Any]:
                     batch.target_weight,
                     batch.seq_len,
                 )
-                (loss / (ACCUMULATION * WORLD_SIZE)).backward()
-                total += float(loss.detach()) / (ACCUMULATION * WORLD_SIZE)
+                (loss / (ACCUMULATION[step] * WORLD_SIZE)).backward()
+                total += float(loss.detach()) / (ACCUMULATION[step] * WORLD_SIZE)
                 for position, value, weight in zip(
                     batch.target_index, each, batch.target_weight, strict=True
                 ):
@@ -164,14 +165,14 @@ def engine_runs(runs: list[Run]) -> list[dict[str, Any]]:
         raw = builtin_deepspeed_config(run.stage)
         raw["zero_optimization"].update(SMALL_BUCKETS.get(run.stage, {}) | run.zero)
         deepspeed_config = resolve_deepspeed_config(raw, config, place.world_size)
-        model = MaskedLanguageModel(config.model)
-        initialize(model, config.model, config.seed)
+        initial = InitialWeights(config.model, config.seed)
         engine = TrainingEngine(
-            config, model, LANGUAGES, deepspeed_config, place, torch.device("cpu")
+            config, LANGUAGES, deepspeed_config, place, torch.device("cpu"), initial
         )
+        engine.load_initial()
         losses, norms, languages = [], [], []
         for step in range(STEPS):
-            batches = [micro_batch(step, a, place.rank) for a in range(ACCUMULATION)]
+            batches = [micro_batch(step, a, place.rank) for a in range(ACCUMULATION[step])]
             result = engine.train_step(batches, rate(config, step))
             assert not result.skipped
             losses.append(result.loss)

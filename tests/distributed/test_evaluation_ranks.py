@@ -17,6 +17,7 @@ from megaxlm.model.initialization import initialize
 from megaxlm.testing.datasets import write_dataset
 from megaxlm.testing.distributed import run_distributed
 from megaxlm.testing.models import random_micro_batch, tiny_model_config
+from megaxlm.train.initial_weights import InitialWeights
 
 pytestmark = pytest.mark.distributed
 
@@ -69,9 +70,9 @@ def train(dataset: str) -> dict[bool, dict[str, Any]]:
     ranks = {"reduce": reduce.all_sum, "rank": place.rank, "world_size": place.world_size}
     runs = {}
     for evaluating in (True, False):
-        model = MaskedLanguageModel(config.model)
-        initialize(model, config.model, config.seed)
-        engine = TrainingEngine(config, model, 3, content, place, device)
+        initial = InitialWeights(config.model, config.seed)
+        engine = TrainingEngine(config, 3, content, place, device, initial)
+        engine.load_initial()
         losses, measured = [], []
         for step in range(3):
             if evaluating:
