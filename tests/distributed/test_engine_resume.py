@@ -60,14 +60,14 @@ def job_config(job: Job) -> PretrainConfig:
     )
 
 
-def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Returns (loss, gradient norm) by job and step."""
+def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, Any]:
+    """Returns (loss, gradient norm) by job and step, and every job's settings by group."""
     from megaxlm.train.backend import connect
     from megaxlm.train.engine import TrainingEngine
 
     place = environment.discover()
     connect(place, torch.device("cpu"))
-    records: dict[str, dict[int, tuple[float, float]]] = {}
+    records: dict[str, Any] = {}
     for job in jobs:
         config = job_config(job)
         raw = builtin_deepspeed_config(job.stage)
@@ -101,6 +101,10 @@ def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, dict[int, tuple[float, 
                 )
                 shared = {"step": step + 1, "optimizer_step": engine.optimizer_step}
                 writer.save(step + 1, engine.fragments(), {}, shared)
+        groups = engine._engine.basic_optimizer.param_groups
+        records[f"{job.name} groups"] = [
+            {key: value for key, value in group.items() if key != "params"} for group in groups
+        ]
         engine.close(disconnect_ranks=False)
     return records
 
@@ -177,21 +181,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def records(folder: Path) -> dict[str, list[dict[int, tuple[float, float]]]]:
-    """Steps of every job, by name, on every rank."""
+def records(folder: Path) -> dict[str, list[Any]]:
+    """Steps and groups of every job, by name, on every rank."""
     resumed = [
         Job(f"{job.name}-resumed", job.stage, job.precision, job.dropout, load_from=job.name)
         for job in EXACT
     ]
-    found: dict[str, list[dict[int, tuple[float, float]]]] = {}
+    found: dict[str, list[Any]] = {}
     first = [*EXACT, *PLAIN, *EVALUATED, NO_DROPOUT]
     starts = ((2, first), (1, [ONE_RANK]), (2, resumed + CROSSED))
     for world_size, jobs in starts:
-        for job in jobs:
-            found[job.name] = []
         for rank in run_distributed(run_jobs, world_size, folder, jobs, timeout_seconds=240):
             for name, steps in rank.items():
-                found[name].append(steps)
+                found.setdefault(name, []).append(steps)
     return found
 
 
@@ -243,6 +245,15 @@ def test_another_stage_goes_on_in_bf16(records: Any, job: Job) -> None:
 def test_another_precision_goes_on(records: Any) -> None:
     for step, (loss, _) in records["1-bf16-from-3-fp32"][0].items():
         assert loss == pytest.approx(records["plain-3"][0][step][0], rel=1e-2)
+
+
+def test_optimizer_groups_are_the_same_field_by_field(records: Any) -> None:
+    (expected, other) = records["plain-1 groups"]
+    assert [group["weight_decay"] for group in expected] == [0.1, 0.0]
+    assert expected == other
+    for job in (*CROSSED[:4], PLAIN[1]):
+        for groups in records[f"{job.name} groups"]:
+            assert groups == expected, job.name
 
 
 def test_checkpoint_of_another_model_is_refused_on_every_rank(records: Any, folder: Path) -> None:

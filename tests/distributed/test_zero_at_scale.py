@@ -130,7 +130,9 @@ def build_in_parts() -> dict[str, Any]:
     original = EncoderLayer.__init__
 
     def watched(self: EncoderLayer, *arguments: Any) -> None:
-        whole_before.append(sum(p.numel() for layer in made for p in layer.parameters()))
+        whole_before.append(
+            sum(p.numel() for layer in made for p in layer.parameters() if p.device.type != "meta")
+        )
         original(self, *arguments)
         made.append(self)
 
@@ -179,7 +181,7 @@ def test_any_preset_resumes_from_any_other(results: Any, preset: str, precision:
 def test_no_rank_ever_holds_the_whole_model() -> None:
     ranks = run_distributed(build_in_parts, 2)
     for rank in ranks:
-        assert rank["whole_before"] == [0, 0]  # each layer was cut up before the next was made
+        assert set(rank["whole_before"]) == {0}  # each layer was cut up before the next was made
         assert rank["whole"] == 0
         assert rank["held"] <= rank["total"] / 2 * 1.05  # partitions are rounded up
     assert sum(rank["read"] for rank in ranks) == rank["total"]
