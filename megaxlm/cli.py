@@ -19,6 +19,8 @@ from pathlib import Path
 
 from megaxlm import __version__
 from megaxlm.errors import EXIT_DONE, EXIT_FOUND_WRONG, KnownTo, UserError
+from megaxlm.supervise.arguments import add_arguments as supervise_arguments
+from megaxlm.supervise.arguments import launch_command, limits_of, pretrain_arguments
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -158,6 +160,15 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument(
         "--deepspeed_config", type=Path, metavar="FILE", help="overrides training.deepspeed_config"
     )
+    pretrain.add_argument(
+        "--check", action="store_true", help="check all that can be known and train nothing"
+    )
+    pretrain.add_argument(
+        "--processes", type=_count, metavar="N", help="how many are meant; refuses another number"
+    )
+
+    supervise = add(verbs, "supervise", _supervise, "Start a launch command until its run is done.")
+    supervise_arguments(supervise)
 
     evaluate = add(verbs, "evaluate", _evaluate, "Measure a run, checkpoint or HF folder.")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
@@ -176,6 +187,12 @@ def _parser() -> argparse.ArgumentParser:
     export = add(verbs, "export", _export, "Write a Hugging Face folder.")
     export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     export.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    export.add_argument(
+        "--weights",
+        choices=("model", "ema"),
+        default="model",
+        help="ema: the moving average that optimizer.ema_decay keeps",
+    )
 
     bring = add(verbs, "import", _import, "Start from a published XLM-R model.")
     bring.add_argument("hf_dir", type=Path, metavar="HF_DIR")
@@ -271,21 +288,49 @@ def _data_sample(arguments: argparse.Namespace) -> int:
 def _pretrain(arguments: argparse.Namespace) -> int:
     from megaxlm.config.load import load_config
     from megaxlm.config.pretrain import PretrainConfig
+    from megaxlm.distributed.parent import follow_launcher
+
+    follow_launcher()  # early: a launcher that ends while torch is imported is not missed
 
     overrides = list(arguments.set)
     if arguments.deepspeed_config is not None:
         overrides.append(f"training.deepspeed_config={arguments.deepspeed_config}")
     config = load_config(PretrainConfig, arguments.config, overrides)
 
-    from megaxlm.train.trainer import pretrain  # torch and DeepSpeed: only for a sound config
+    # torch and DeepSpeed: only for a sound config
+    from megaxlm.train.check import check_before_launch, require_processes
+
+    if arguments.check:
+        from megaxlm.train.check_summary import summary
+
+        checked, start = check_before_launch(config, arguments.processes, str(arguments.config))
+        print(summary(checked, start) + "\nok")
+        return EXIT_DONE
+    if arguments.processes is not None:
+        require_processes(arguments.processes)
+
+    from megaxlm.train.pretrain import pretrain
 
     return pretrain(config, arguments.debug)
+
+
+def _supervise(arguments: argparse.Namespace) -> int:
+    from megaxlm.config.load import load_config
+    from megaxlm.config.pretrain import PretrainConfig
+    from megaxlm.supervise.supervisor import supervise
+
+    command, run_dir = launch_command(arguments), arguments.run_dir
+    if run_dir is None:
+        inner = _parser().parse_args(pretrain_arguments(command))
+        run_dir = load_config(PretrainConfig, inner.config, inner.set).run_dir
+    return supervise(command, run_dir, limits_of(arguments))
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from megaxlm.checkpoint.exchange import export_checkpoint
 
-    export_checkpoint(arguments.checkpoint, arguments.out_dir)
+    averaged = arguments.weights == "ema"
+    export_checkpoint(arguments.checkpoint, arguments.out_dir, averaged=averaged)
     print(f"exported {arguments.checkpoint} to {arguments.out_dir}")
     return EXIT_DONE
 

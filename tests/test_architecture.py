@@ -17,6 +17,7 @@ LAYERS = [
     {"checkpoint", "objectives", "optim"},
     {"evaluation"},
     {"train"},
+    {"supervise"},
     {"cli", "__main__"},
 ]
 DATA_TOOLS_MAY_IMPORT = {

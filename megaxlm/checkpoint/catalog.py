@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from megaxlm.checkpoint.manifest import (
@@ -19,6 +20,7 @@ from megaxlm.checkpoint.manifest import (
     check_complete,
     step_name,
 )
+from megaxlm.checkpoint.storage import RETRY_SECONDS, Patience, StorageError, is_transient
 from megaxlm.data.shards import write_atomically
 from megaxlm.errors import UserError
 
@@ -27,11 +29,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """One step folder and whether its marker says that it was finished."""
+    """One step folder and whether its marker says that it was finished.
+
+    That is looked up when it is asked for: a run may hold hundreds of milestones, and a thousand
+    ranks that look for the newest checkpoint must not read them all.
+    """
 
     path: Path
     step: int
-    problem: str | None  # one line; None: complete
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why it does not count, in one line; None: it is complete.
+
+        Raises:
+            StorageError: The file system is away; asked again, it looks again.
+        """
+        try:
+            check_complete(self.path)
+        except StorageError:
+            raise
+        except UserError as error:
+            return str(error)
+        return None
 
     @property
     def complete(self) -> bool:
@@ -46,20 +66,25 @@ def list_checkpoints(run_dir: Path) -> list[CheckpointFolder]:
     successor does not have its name: a kill came between two renames.
 
     Raises:
-        UserError: The checkpoints folder cannot be listed.
+        StorageError: The checkpoints folder cannot be listed.
     """
     parent = run_dir / CHECKPOINTS_DIR
     found: dict[int, Path] = {}
     for path, step, suffix in _step_folders(parent):
         if suffix == "" or (suffix == REPLACED and not (parent / step_name(step)).exists()):
             found[step] = path
-    return [CheckpointFolder(path, step, _problem(path)) for step, path in sorted(found.items())]
+    return [CheckpointFolder(path, step) for step, path in sorted(found.items())]
 
 
 def find_latest(run_dir: Path) -> Path | None:
-    """Returns the newest complete checkpoint, or None; newer incomplete ones are logged."""
-    for folder in reversed(list_checkpoints(run_dir)):
-        if folder.complete:
+    """Returns the newest complete checkpoint, or None; newer incomplete ones are logged.
+
+    Raises:
+        StorageError: The folder cannot be read, or its file system was away for two minutes.
+    """
+    patience = Patience(RETRY_SECONDS)
+    for folder in reversed(patience(lambda: list_checkpoints(run_dir))):
+        if patience(partial(getattr, folder, "complete")):
             return folder.path
         logger.warning("ignored an incomplete checkpoint: %s", folder.problem)
     return None
@@ -77,12 +102,18 @@ def record_saved(parent: Path, step: int) -> None:
 
 
 def recorded_step(run_dir: Path) -> int | None:
-    """Returns the step of the checkpoint finished last, or None if there never was one."""
+    """Returns the step of the checkpoint finished last, or None if there never was one.
+
+    Raises:
+        OSError: The file is there and cannot be read.
+    """
     try:
         step = json.loads((run_dir / CHECKPOINTS_DIR / RECORD_NAME).read_bytes())["step"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return step if isinstance(step, int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # altered by hand: no record
+        return None
+    return step if type(step) is int else None
 
 
 def remove_leftovers(parent: Path) -> None:
@@ -95,9 +126,9 @@ def remove_leftovers(parent: Path) -> None:
         temporary.unlink()
     for path, step, suffix in _step_folders(parent):
         if suffix in (STAGING, DELETING):
-            shutil.rmtree(path)
+            _remove(path)
         elif suffix == REPLACED and (parent / step_name(step)).exists():
-            shutil.rmtree(path)
+            _remove(path)
         elif suffix == REPLACED:
             os.rename(path, parent / step_name(step))
 
@@ -110,29 +141,35 @@ def delete_checkpoint(path: Path) -> None:
     """
     doomed = path.with_name(path.name + DELETING)
     if doomed.exists():
-        shutil.rmtree(doomed)
+        _remove(doomed)
     os.rename(path, doomed)
-    shutil.rmtree(doomed)
+    _remove(doomed)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()  # the link, never what it leads to
+    else:
+        shutil.rmtree(path)
 
 
 def _step_folders(parent: Path) -> list[tuple[Path, int, str]]:
-    if not parent.is_dir():
-        return []
-    folders = []
+    """Returns folder, step and suffix of all folders whose names are exactly ours."""
     try:
         entries = sorted(parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError as error:
-        raise UserError(f"{parent}: cannot be listed: {error.strerror}; mend its rights") from None
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"{parent}: cannot be listed: {reason}; mend its rights or its file system",
+            is_transient(error),
+        ) from error
+    folders = []
     for path in entries:
         match = STEP_FOLDER.fullmatch(path.name)
         if match and path.is_dir():
-            folders.append((path, int(match[1]), match[2] or ""))
+            step, suffix = int(match[1]), match[2] or ""
+            if path.name == step_name(step) + suffix:  # no two names for one step
+                folders.append((path, step, suffix))
     return folders
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        check_complete(path)
-    except UserError as error:
-        return str(error)
-    return None

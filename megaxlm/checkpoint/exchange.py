@@ -31,23 +31,26 @@ TOKENIZER_FILES = (
 )
 
 
-def export_checkpoint(path: Path, out_dir: Path) -> None:
+def export_checkpoint(path: Path, out_dir: Path, *, averaged: bool = False) -> None:
     """Writes a checkpoint as a Hugging Face folder: config, safetensors, tokenizer.
 
     Args:
         path: A run folder (its newest checkpoint) or a checkpoint folder.
         out_dir: Must not exist, or be empty.
+        averaged: Exports the moving average of the weights instead of the last ones.
 
     Raises:
-        UserError: The checkpoint or its tokenizer cannot be found, or `out_dir` is taken.
+        UserError: The checkpoint, its averages or its tokenizer cannot be found, or `out_dir` is
+            taken.
         CorruptDataError: A file of the checkpoint is damaged.
     """
     out_dir = out_dir.absolute()  # `.` has no name to put a hidden one beside
-    weights = load_weights(path)
+    weights = load_weights(path, averaged=averaged)
     if weights.source.kind == "huggingface":
         raise UserError(f"{path}: already a Hugging Face folder; copy it")
     check_tokenizer(weights)
-    write_hf_folder(out_dir, weights.config, weights.parameters, weights.source.tokenizer_dir)
+    files = _tokenizer_files(weights.source.tokenizer_dir)
+    write_hf_folder(out_dir, weights.config, weights.parameters, files)
 
 
 def import_hf(hf_dir: Path, out_dir: Path) -> None:
@@ -98,6 +101,19 @@ def import_hf(hf_dir: Path, out_dir: Path) -> None:
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tokenizer_files(directory: Path) -> list[Path]:
+    """Returns what an export copies.
+
+    That is files of known names alone, so that none can replace the weights or bring code along,
+    and no links, which may lead out of the run.
+    """
+    files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    for path in files:
+        if path.is_symlink():
+            raise UserError(f"{path}: a link, not a plain file; put the file itself there")
+    return files
 
 
 def _copy_synced(source: Path, target: Path) -> None:

@@ -4,8 +4,8 @@ Data parallelism, ZeRO stages and pipelines all cut tensors differently; each ca
 ranges of which named tensors it holds. A checkpoint is a set of fragments that covers every
 tensor exactly once, so it can be written by any layout and read by any other.
 
-Names: `model/<parameter>` (fp32 master weights), `exp_avg/<parameter>` and
-`exp_avg_sq/<parameter>` (AdamW moments).
+Names: `model/<parameter>` (fp32 master weights), `ema/<parameter>` (their moving average) and
+`<moment>/<parameter>` as the optimizer names its moments, e.g. `exp_avg/<parameter>`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 WEIGHTS_PREFIX = "model/"
+AVERAGES_PREFIX = "ema/"  # the moving average of the weights, of runs that keep one
 
 # The dtype names of the safetensors format.
 DTYPE_NAMES: dict[torch.dtype, str] = {
@@ -80,11 +81,22 @@ class Fragment:
 
 @dataclass(frozen=True)
 class StoredFragment:
-    """Where a flat range of a tensor lies on disk: in the file of `rank`."""
+    """Flat ranges on disk: `numel` elements from `start` on, in the file of `rank`.
+
+    With a `count` above 1 the next ranks go on from there with as many elements each: piece i is
+    `numel` elements from `start + i * numel` on, in the file of `rank + i`. ZeRO-3 cuts every
+    tensor like that, and so a checkpoint of a thousand ranks has a few of these a tensor.
+    """
 
     rank: int
     start: int
     numel: int
+    count: int = 1
+
+    @property
+    def end(self) -> int:
+        """The element after the last one."""
+        return self.start + self.numel * self.count
 
 
 def fragment_key(name: str, start: int) -> str:
@@ -109,18 +121,38 @@ def ordered_cover(
     ordered = tuple(sorted(pieces, key=lambda piece: piece.start))
     end = 0
     for piece in ordered:
-        if piece.numel < 1 or piece.start < 0:
+        if piece.numel < 1 or piece.start < 0 or piece.count < 1:
             raise ValueError(f"{name}: fragment of {piece.numel} elements at {piece.start}")
         if piece.start > end:
             raise ValueError(f"{name}: elements [{end}, {piece.start}) are in no fragment")
         if piece.start < end:
             raise ValueError(
-                f"{name}: elements [{piece.start}, {min(end, piece.start + piece.numel)}) are in "
+                f"{name}: elements [{piece.start}, {min(end, piece.end)}) are in "
                 f"two fragments, the second of rank {piece.rank}"
             )
-        end = piece.start + piece.numel
+        end = piece.end
     if end < numel:
         raise ValueError(f"{name}: elements [{end}, {numel}) are in no fragment")
     if end > numel:
         raise ValueError(f"{name}: fragments reach {end}, the tensor has {numel} elements")
     return ordered
+
+
+def joined(pieces: Iterable[tuple[int, int, int]]) -> list[StoredFragment]:
+    """Returns pieces (start, rank, numel) in order, those of a row of ranks made into one.
+
+    A piece joins the one before it if it is as large, lies next to it, and its rank is the next.
+    """
+    found: list[StoredFragment] = []
+    first_rank, first_start, size, count = 0, 0, 0, 0
+    for start, rank, numel in sorted(pieces):
+        follows = start == first_start + size * count and rank == first_rank + count
+        if count and follows and numel == size:
+            count += 1
+            continue
+        if count:
+            found.append(StoredFragment(first_rank, first_start, size, count))
+        first_rank, first_start, size, count = rank, start, numel, 1
+    if count:
+        found.append(StoredFragment(first_rank, first_start, size, count))
+    return found

@@ -20,15 +20,19 @@ import json
 import os
 import re
 import stat
+from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megaxlm.checkpoint.fragments import DTYPES, StoredFragment, ordered_cover
+from megaxlm.checkpoint.storage import unreadable
 from megaxlm.errors import CorruptDataError, UserError
 
 FORMAT = "megaxlm-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: without counts of fragments
+READABLE_VERSIONS = (1, 2)
 CHECKPOINTS_DIR = "checkpoints"
 MANIFEST_NAME = "manifest.json"
 SHARED_NAME = "shared.json"
@@ -36,7 +40,7 @@ MARKER_NAME = "COMPLETE"
 RECORD_NAME = "saved.json"
 STAGING, REPLACED, DELETING = ".staging", ".replaced", ".deleting"
 
-STEP_FOLDER = re.compile(r"step-(\d{8,})(\.staging|\.replaced|\.deleting)?")
+STEP_FOLDER = re.compile(r"step-(\d{8,})(\.staging|\.replaced|\.deleting)?", re.ASCII)
 _LISTED_FILE = re.compile(r"rank-\d{5,}\.(safetensors|json)|shared\.json", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK_BYTES = 4 << 20
@@ -96,7 +100,7 @@ class Manifest:
             name: {
                 "shape": list(entry.shape),
                 "dtype": entry.dtype,
-                "fragments": [[piece.rank, piece.start, piece.numel] for piece in entry.fragments],
+                "fragments": [_numbers(piece) for piece in entry.fragments],
             }
             for name, entry in sorted(self.tensors.items())
         }
@@ -107,6 +111,11 @@ class Manifest:
         lines.append(f' "tensors": {_one_line_each(tensors)},')
         lines.append(f' "files": {_one_line_each(files)}')
         return ("\n".join(lines) + "\n}\n").encode()
+
+
+def _numbers(piece: StoredFragment) -> list[int]:
+    numbers = [piece.rank, piece.start, piece.numel]
+    return numbers if piece.count == 1 else [*numbers, piece.count]
 
 
 def _one_line_each(items: dict[str, Any]) -> str:
@@ -129,8 +138,13 @@ def check_complete(folder: Path) -> bytes:
     Raises:
         UserError: There is no folder.
         CorruptDataError: Marker or manifest is missing, or they differ.
+        StorageError: The file system is away.
     """
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    if not is_folder:
         raise UserError(f"{folder}: no such checkpoint folder")
     marker = _read_small(folder / MARKER_NAME).strip()
     content = _read_small(folder / MANIFEST_NAME)
@@ -148,17 +162,18 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: There is no folder, or it is of another format version.
         CorruptDataError: The marker is missing or differs, or the manifest is damaged.
+        StorageError: The file system is away.
     """
     content = check_complete(folder)
     try:
         parsed = json.loads(content)
-        if parsed["format"] != FORMAT or parsed["format_version"] != FORMAT_VERSION:
+        if parsed["format"] != FORMAT or parsed["format_version"] not in READABLE_VERSIONS:
             raise UserError(
                 f"{folder / MANIFEST_NAME}: format {parsed['format']!r} version "
                 f"{parsed['format_version']!r}, this megaxlm reads {FORMAT} {FORMAT_VERSION}"
             )
         return _parse(parsed)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptDataError(
             f"{folder / MANIFEST_NAME}: damaged manifest ({error}); use another checkpoint"
         ) from None
@@ -174,16 +189,51 @@ def _parse(parsed: dict[str, Any]) -> Manifest:
             raise ValueError(f"{name}: not a SHA-256")
         files[name] = FileEntry(_count(entry["size"]), entry["sha256"])
     tensors = {}
+    bytes_of = _BytesByRank(files)
     for name, entry in parsed["tensors"].items():
         shape = tuple(_count(size) for size in entry["shape"])
         pieces = [StoredFragment(*(_count(n) for n in piece)) for piece in entry["fragments"]]
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name}: unknown dtype {entry['dtype']!r}")
-        for rank in {piece.rank for piece in pieces}:
-            if data_name(rank) not in files:
-                raise ValueError(f"{name}: {data_name(rank)} is not among the files")
-        tensors[name] = TensorEntry(shape, entry["dtype"], ordered_cover(name, shape, pieces))
+        cover = ordered_cover(name, shape, pieces)
+        for piece in cover:
+            bytes_of.add(name, piece, DTYPES[entry["dtype"]].itemsize)
+        tensors[name] = TensorEntry(shape, entry["dtype"], cover)
+    bytes_of.check()
     return Manifest(_count(parsed["step"]), _count(parsed["world_size"]), tensors, files)
+
+
+class _BytesByRank:
+    """Checks that the files can hold what the tensors say of them.
+
+    A manifest of few lines could otherwise ask for any amount of memory. The work grows with the
+    lines of the manifest: a row of a thousand ranks is one addition.
+    """
+
+    def __init__(self, files: dict[str, FileEntry]) -> None:
+        sizes = {name: entry.size for name, entry in files.items() if name.endswith(".safetensors")}
+        self._size = {int(name[5:].partition(".")[0]): size for name, size in sizes.items()}
+        self._ranks = sorted(self._size)
+        self._change: defaultdict[int, int] = defaultdict(int)
+
+    def add(self, name: str, piece: StoredFragment, element_size: int) -> None:
+        first = bisect_left(self._ranks, piece.rank)
+        if bisect_left(self._ranks, piece.rank + piece.count) - first != piece.count:
+            raise ValueError(f"{name}: {_names(piece)} is not among the files")
+        self._change[piece.rank] += piece.numel * element_size
+        self._change[piece.rank + piece.count] -= piece.numel * element_size
+
+    def check(self) -> None:
+        held = 0
+        for rank in sorted({*self._change, *self._ranks}):
+            held += self._change.get(rank, 0)
+            if held > self._size.get(rank, 0):
+                raise ValueError(f"{data_name(rank)}: too small for {held} bytes of tensors")
+
+
+def _names(piece: StoredFragment) -> str:
+    last = data_name(piece.rank + piece.count - 1)
+    return last if piece.count == 1 else f"one of {data_name(piece.rank)} to {last}"
 
 
 def _count(value: Any) -> int:
@@ -197,7 +247,7 @@ def _read_small(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CorruptDataError(f"{path}: {error.strerror}; use another checkpoint") from None
+        raise unreadable(path, error) from None
 
 
 def check_regular(path: Path) -> os.stat_result:
@@ -205,13 +255,12 @@ def check_regular(path: Path) -> os.stat_result:
 
     Raises:
         CorruptDataError: The file is missing, or is not a plain file of this folder.
+        StorageError: Its file system is away.
     """
     try:
         status = path.lstat()
-    except FileNotFoundError:
-        raise CorruptDataError(f"{path}: missing; use another checkpoint") from None
     except OSError as error:
-        raise CorruptDataError(f"{path}: {error.strerror}; use another checkpoint") from None
+        raise unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
         raise CorruptDataError(f"{path}: not a plain file (a link?); use another checkpoint")
     return status

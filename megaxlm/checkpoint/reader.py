@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megaxlm.checkpoint import state_json
@@ -31,6 +31,8 @@ from megaxlm.checkpoint.manifest import (
     sha256_of,
     state_name,
 )
+from megaxlm.checkpoint.storage import RETRY_SECONDS, Patience, unreadable
+from megaxlm.checkpoint.tensor_file import TensorFile
 from megaxlm.errors import CorruptDataError, UserError
 
 _MAX_OPEN_FILES = 64  # a checkpoint of a thousand ranks must not meet the limit of open files
@@ -39,28 +41,33 @@ _MAX_OPEN_FILES = 64  # a checkpoint of a thousand ranks must not meet the limit
 class CheckpointReader:
     """A finished checkpoint folder.
 
-    Opening checks the marker, the manifest and the size of every file. JSON state is hashed
-    whenever it is read. Tensor files are hashed by `verify_files`, at once (`verify=True`) or
-    shared among ranks: `CheckpointReader(path, verify=False).verify_files(rank, world_size)`.
+    Opening checks the marker and the manifest. JSON state is hashed whenever it is read. All
+    files are hashed by `verify_files`, at once (`verify=True`) or shared among ranks:
+    `CheckpointReader(path, verify=False).verify_files(rank, world_size)`; a rank that then reads
+    its own part opens no more files than hold it.
 
     Args:
         path: The checkpoint folder, `RUN_DIR/checkpoints/step-00000500`.
         verify: Hash every file now.
+        retry_seconds: How long, over all calls, a file system that is away is waited for.
 
     Raises:
         UserError: No such folder, or another format version.
         CorruptDataError: The checkpoint is unfinished or damaged; the message names the file.
+        StorageError: The file system was away for longer than `retry_seconds`. So do all methods
+            that read.
     """
 
-    def __init__(self, path: Path, verify: bool = True) -> None:
+    def __init__(
+        self, path: Path, verify: bool = True, retry_seconds: float = RETRY_SECONDS
+    ) -> None:
         self.path = path
-        self._manifest = read_manifest(path)
+        self._patience = Patience(retry_seconds)
+        self._manifest = self._patience(lambda: read_manifest(path))
         named = STEP_FOLDER.fullmatch(path.name)
         if named and int(named[1]) != self._manifest.step:
             raise self._damaged(MANIFEST_NAME, f"it is of step {self._manifest.step}")
-        self._open: OrderedDict[int, Any] = OrderedDict()
-        for name in self._manifest.files:
-            self._check_size(name)
+        self._open: OrderedDict[int, TensorFile] = OrderedDict()
         if verify:
             self.verify_files()
 
@@ -144,12 +151,15 @@ class CheckpointReader:
         if numel == 0:
             return out
         index = bisect_right(entry.fragments, start, key=lambda piece: piece.start) - 1
-        for piece in entry.fragments[index:]:
-            if piece.start >= end:
+        for stored in entry.fragments[index:]:
+            if stored.start >= end:
                 break
-            low, high = max(start, piece.start), min(end, piece.start + piece.numel)
-            stored = self._slice(name, entry, piece, low - piece.start, high - piece.start)
-            out[low - start : high - start].copy_(stored)
+            first = max(0, (start - stored.start) // stored.numel)
+            for i in range(first, min(stored.count, -(-(end - stored.start) // stored.numel))):
+                piece_start = stored.start + i * stored.numel
+                low, high = max(start, piece_start), min(end, piece_start + stored.numel)
+                piece = StoredFragment(stored.rank + i, piece_start, stored.numel)
+                self._fill(out[low - start : high - start], name, entry, piece, low - piece_start)
         return out
 
     def full(self, name: str) -> Tensor:
@@ -164,17 +174,14 @@ class CheckpointReader:
         """
         by_size = sorted(self._manifest.files.items(), key=lambda item: (-item[1].size, item[0]))
         for name, entry in by_size[rank::world_size]:
-            self._check_size(name)
-            try:
-                digest = sha256_of(self.path / name)
-            except OSError as error:
-                raise self._damaged(name, error.strerror or str(error)) from None
+            digest = self._patience(partial(self._digest, name))
             if digest != entry.sha256:
                 raise self._damaged(name, "its SHA-256 is not the one in the manifest")
 
     def close(self) -> None:
         """Lets go of the files."""
-        self._open.clear()
+        while self._open:
+            self._open.popitem()[1].close()
 
     def __enter__(self) -> CheckpointReader:
         return self
@@ -184,6 +191,13 @@ class CheckpointReader:
 
     def _damaged(self, name: str, problem: str) -> CorruptDataError:
         return CorruptDataError(f"{self.path / name}: {problem}; use another checkpoint")
+
+    def _digest(self, name: str) -> str:
+        self._check_size(name)
+        try:
+            return sha256_of(self.path / name)
+        except OSError as error:
+            raise unreadable(self.path / name, error) from None
 
     def _check_size(self, name: str) -> None:
         size, expected = check_regular(self.path / name).st_size, self._manifest.files[name].size
@@ -201,11 +215,7 @@ class CheckpointReader:
     def _read_state(self, name: str) -> dict[str, Any]:
         if name not in self._manifest.files:
             raise self._damaged(name, "not in the manifest")
-        self._check_size(name)
-        try:
-            content = (self.path / name).read_bytes()
-        except OSError as error:
-            raise self._damaged(name, error.strerror or str(error)) from None
+        content = self._patience(partial(self._content, name))
         if hashlib.sha256(content).hexdigest() != self._manifest.files[name].sha256:
             raise self._damaged(name, "its SHA-256 is not the one in the manifest")
         try:
@@ -216,27 +226,43 @@ class CheckpointReader:
             raise self._damaged(name, "not a JSON object")
         return state
 
-    def _slice(
-        self, name: str, entry: TensorEntry, piece: StoredFragment, low: int, high: int
-    ) -> Tensor:
-        """Returns elements [low, high) of one stored fragment."""
-        key = fragment_key(name, piece.start)
+    def _content(self, name: str) -> bytes:
+        self._check_size(name)
         try:
-            stored = self._file(piece.rank).get_slice(key)
-            if stored.get_shape() != [piece.numel] or stored.get_dtype() != entry.dtype:
-                raise self._damaged(data_name(piece.rank), f"{key} has another shape or dtype")
-            values: Tensor = stored[low:high]
-        except (SafetensorError, OSError) as error:
-            raise self._damaged(data_name(piece.rank), f"{key}: {error}") from None
-        return values
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise unreadable(self.path / name, error) from None
 
-    def _file(self, rank: int) -> Any:
+    def _fill(
+        self, out: Tensor, name: str, entry: TensorEntry, piece: StoredFragment, low: int
+    ) -> None:
+        """Reads `out.numel()` elements of one stored fragment, from its element `low` on."""
+        key = fragment_key(name, piece.start)
+
+        def attempt() -> None:
+            try:
+                self._file(piece.rank).read_into(out, key, entry.dtype, piece.numel, low)
+            except OSError as error:
+                self._drop(piece.rank)  # its handle may be stale for good
+                raise unreadable(self.path / data_name(piece.rank), error) from None
+
+        try:
+            self._patience(attempt)
+        except ValueError as error:
+            raise self._damaged(data_name(piece.rank), str(error)) from None
+
+    def _file(self, rank: int) -> TensorFile:
         if rank in self._open:
             self._open.move_to_end(rank)
             return self._open[rank]
-        self._check_size(data_name(rank))  # a truncated file would fault inside the memory map
-        opened = safe_open(self.path / data_name(rank), framework="pt", device="cpu")
+        self._check_size(data_name(rank))
+        opened = TensorFile(self.path / data_name(rank))
         self._open[rank] = opened
         if len(self._open) > _MAX_OPEN_FILES:
-            self._open.popitem(last=False)
+            self._open.popitem(last=False)[1].close()
         return opened
+
+    def _drop(self, rank: int) -> None:
+        opened = self._open.pop(rank, None)
+        if opened is not None:
+            opened.close()

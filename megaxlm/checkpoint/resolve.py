@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from megaxlm.checkpoint.catalog import find_latest
-from megaxlm.checkpoint.fragments import WEIGHTS_PREFIX
+from megaxlm.checkpoint.fragments import AVERAGES_PREFIX, WEIGHTS_PREFIX
 from megaxlm.checkpoint.hf_tokenizer import HuggingFaceTokenizer, TextTokenizer
 from megaxlm.checkpoint.manifest import (
     CHECKPOINTS_DIR,
@@ -98,15 +98,21 @@ def find_source(path: Path) -> Source:
     return Source("checkpoint", latest, path / TOKENIZER_DIR)
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: Path, *, averaged: bool = False) -> Weights:
     """Reads all parameters of a run, checkpoint or Hugging Face folder, verified.
 
+    Args:
+        path: The folder.
+        averaged: Takes the moving average that a run with `optimizer.ema_decay` keeps.
+
     Raises:
-        UserError: The folder is not one of these, or holds no model of ours.
+        UserError: The folder is not one of these, or holds no model of ours, or no averages.
         CorruptDataError: A file of it is damaged.
     """
     source = find_source(path)
     if source.kind == "huggingface":
+        if averaged:
+            raise UserError(f"{path}: a Hugging Face folder holds no averaged weights")
         config, parameters = read_hf_folder(source.folder)
         return Weights(config, parameters, source, None, {})
     with CheckpointReader(source.folder) as reader:
@@ -120,12 +126,26 @@ def load_weights(path: Path) -> Weights:
                 f"{source.folder / SHARED_NAME}: {key}: {problem['msg']}; "
                 "was it saved by another version of megaxlm?"
             ) from None
+        prefix = AVERAGES_PREFIX if averaged else WEIGHTS_PREFIX
+        if averaged:
+            _check_averages(reader)
         parameters = {
-            name.removeprefix(WEIGHTS_PREFIX): reader.full(name).float()
-            for name in reader.names(WEIGHTS_PREFIX)
+            name.removeprefix(prefix): reader.full(name).float() for name in reader.names(prefix)
         }
     run_config = shared.get("config") or {}
     return Weights(config, parameters, source, shared.get("tokenizer_sha256"), run_config)
+
+
+def _check_averages(reader: CheckpointReader) -> None:
+    if not list(reader.names(AVERAGES_PREFIX)):
+        raise UserError(
+            f"{reader.path}: no averaged weights here: the run had no optimizer.ema_decay; take "
+            "the weights themselves"
+        )
+    if reader.shared.get("optimizer_step") == 0:
+        raise UserError(
+            f"{reader.path}: no averaged weights yet: no step had been taken; take a later one"
+        )
 
 
 def load_model(path: Path, seq_len: int | None = None) -> LoadedModel:

@@ -11,9 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from megaxlm.checkpoint.catalog import delete_checkpoint, list_checkpoints, recorded_step
+from megaxlm.checkpoint.catalog import (
+    CheckpointFolder,
+    delete_checkpoint,
+    list_checkpoints,
+    recorded_step,
+)
 from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR
 from megaxlm.checkpoint.reader import CheckpointReader
+from megaxlm.checkpoint.storage import RETRY_SECONDS, Patience, StorageError
 from megaxlm.errors import CorruptDataError, UserError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +38,7 @@ def select_resume(
     rank: int = 0,
     world_size: int = 1,
     all_ok: Callable[[bool], bool] = lambda ok: ok,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> Resume | None:
     """Returns the newest checkpoint whose every file verifies; None for a run not begun.
 
@@ -42,21 +49,31 @@ def select_resume(
         rank: This rank.
         world_size: Ranks that call this together.
         all_ok: Returns on every rank whether every rank passed True.
+        retry_seconds: How long, in all, each rank waits for a file system that is away. A
+            checkpoint that stays unreadable after that is passed over like a damaged one.
 
     Raises:
         CorruptDataError: There are checkpoints and none of them is whole, or there were some.
-        UserError: Only some ranks see the checkpoints.
+        UserError: Only some ranks see the checkpoints, or some rank cannot read the folder.
     """
-    failure: OSError | None = None
+    patience = Patience(retry_seconds)
+    failure: OSError | UserError | None = None
+    folders: list[CheckpointFolder] = []
+    saved: int | None = None
     try:
-        folders = list_checkpoints(run_dir)
-    except OSError as error:  # agreed on first: the other ranks are about to compare notes
-        folders, failure = [], error
+        folders = patience(lambda: list_checkpoints(run_dir))
+        saved = patience(lambda: recorded_step(run_dir))
+    except (OSError, UserError) as error:  # agreed on: the other ranks are to compare notes
+        failure = error
     if not all_ok(failure is None):
-        reason = failure.strerror if failure else "another rank cannot read it"
-        raise UserError(f"{run_dir / CHECKPOINTS_DIR}: cannot be read: {reason}") from failure
+        if isinstance(failure, UserError):
+            raise failure
+        reason = (failure.strerror or str(failure)) if failure else "another rank cannot read it"
+        raise StorageError(
+            f"{run_dir / CHECKPOINTS_DIR}: cannot be read: {reason}; mend its file system",
+            said_here=failure is not None,
+        ) from failure
     found_everywhere, found_nowhere = all_ok(bool(folders)), all_ok(not folders)
-    saved = recorded_step(run_dir)
     if found_nowhere:
         if not all_ok(saved is None):
             raise CorruptDataError(
@@ -73,12 +90,12 @@ def select_resume(
     if saved is not None and folders[-1].step < saved:
         problems.append(f"the checkpoint of step {saved} was finished and is gone")
     for folder in reversed(folders):
-        problem = folder.problem
-        if problem is None:
-            try:
-                CheckpointReader(folder.path, verify=False).verify_files(rank, world_size)
-            except UserError as error:
-                problem = str(error)
+        problem: str | None = None
+        try:
+            reader = CheckpointReader(folder.path, verify=False, retry_seconds=patience.left)
+            reader.verify_files(rank, world_size)
+        except UserError as error:
+            problem = str(error)
         if all_ok(problem is None):
             return Resume(folder.path, _notice(folder.path, problems))
         problems.append(problem or f"{folder.path}: damaged, as another rank found")

@@ -27,7 +27,7 @@ from torch import Tensor
 import megaxlm
 from megaxlm.checkpoint import state_json
 from megaxlm.checkpoint.catalog import record_saved, remove_leftovers
-from megaxlm.checkpoint.fragments import DTYPE_NAMES, Fragment, StoredFragment, ordered_cover
+from megaxlm.checkpoint.fragments import DTYPE_NAMES, Fragment, joined, ordered_cover
 from megaxlm.checkpoint.manifest import (
     CHECKPOINTS_DIR,
     MANIFEST_NAME,
@@ -42,12 +42,12 @@ from megaxlm.checkpoint.manifest import (
     state_name,
     step_name,
 )
+from megaxlm.checkpoint.space import require_free_space, required_bytes
+from megaxlm.checkpoint.storage import StorageError, is_transient
 from megaxlm.data.shards import sync_directory
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 
-FREE_SPACE_FACTOR = 1.2  # of the estimated bytes: room for manifest, metrics and block rounding
 _CHUNK_BYTES = 32 << 20  # what is copied from a device at a time
-_SIDE_STATE_BYTES = 64 << 10  # estimate of one rank's JSON state, 16 KiB with two random states
 
 
 class CheckpointWriter:
@@ -74,6 +74,31 @@ class CheckpointWriter:
         self._world_size = world_size
         self._barrier = barrier
         self._all_ok = all_ok
+        self._has_folder = False
+
+    def make_folder(self) -> None:
+        """Makes the folder of the checkpoints; every rank calls it. The first `save` does too.
+
+        Later saves expect it: where the file system of the run is away, making the folder anew
+        would put a checkpoint on the disk below the mount point, where nobody finds it.
+
+        Raises:
+            StorageError: It cannot be made; on every rank.
+        """
+        error: OSError | None = None
+        try:
+            if self._rank == 0:
+                self._parent.mkdir(parents=True, exist_ok=True)
+        except OSError as caught:
+            error = caught
+        if not self._all_ok(error is None):
+            reason = (error.strerror or str(error)) if error else "see the output of rank 0"
+            raise StorageError(
+                f"{self._parent}: the folder of the checkpoints cannot be made: {reason}; "
+                "choose another run_dir or mend its file system",
+                said_here=self._rank == 0,
+            ) from error
+        self._has_folder = True
 
     def save(
         self,
@@ -95,16 +120,18 @@ class CheckpointWriter:
             The finished folder.
 
         Raises:
-            UserError: Some rank could not write (disk full, no permission). Every rank raises,
-                nothing is left of this checkpoint, and earlier ones are intact.
-            ValueError: The fragments overlap or leave a gap.
+            StorageError: Some rank could not write (disk full, no permission, file system
+                away). Every rank raises it, with the same `transient`; nothing is left of this
+                checkpoint, and earlier ones are intact.
+            ValueError: The fragments overlap or leave a gap; other ranks raise UserError.
         """
+        if not self._has_folder:
+            self.make_folder()
         staging = self._parent / (step_name(step) + STAGING)
         owned: list[Fragment] = []
 
         def prepare() -> None:
             if self._rank == 0:
-                self._parent.mkdir(parents=True, exist_ok=True)
                 remove_leftovers(self._parent)
                 staging.mkdir()
 
@@ -117,7 +144,7 @@ class CheckpointWriter:
             if self._rank == 0:
                 ranks = range(self._world_size)
                 size = sum(_read_json(self._side_file(staging, "bytes", rank)) for rank in ranks)
-                _require_free_space(staging, size + self._world_size * _SIDE_STATE_BYTES)
+                require_free_space(staging, required_bytes(size, self._world_size))
 
         self._together(step, staging, prepare)
         self._together(step, staging, plan)
@@ -132,23 +159,32 @@ class CheckpointWriter:
     def _together(self, step: int, staging: Path, action: Callable[[], None]) -> None:
         """Runs one phase on every rank; if it fails on one, cleans up and raises on all."""
         error: Exception | None = None
+        told = True
         try:
             action()
         except Exception as caught:  # every rank must hear of it, or the others wait forever
             error = caught
-            self._tell(step, staging, caught)
+            told = self._tell(step, staging, caught)
         if self._all_ok(error is None):  # no rank returns before every rank has come here
             return
+        # How it failed is agreed too, so that all ranks do the same about it.
+        storage = self._all_ok(error is None or isinstance(error, OSError | UserError))
+        transient = self._all_ok(error is None or is_transient(error, vanished=True))
+        rank_0_knows = not self._all_ok(self._rank != 0 or error is None)
         message = self._heard(step, staging, error)
         self._barrier()  # every rank has read what the failing one wrote
         if self._rank == 0:
             shutil.rmtree(staging, ignore_errors=True)
         self._barrier()
+        if storage:
+            said_here = self._rank == 0 or not (told or rank_0_knows)
+            raise StorageError(message, transient, said_here) from error
         if error is None or isinstance(error, OSError | UserError):
             raise UserError(message, exit_code=EXIT_FOUND_WRONG) from error
         raise error
 
-    def _tell(self, step: int, staging: Path, error: Exception) -> None:
+    def _tell(self, step: int, staging: Path, error: Exception) -> bool:
+        """Writes down why this rank failed; returns whether the others can read it."""
         # What this rank has written is of no more use; its space lets the message be written.
         for name in (data_name(self._rank), state_name(self._rank)):
             _unlink_quietly(staging / name)
@@ -156,15 +192,23 @@ class CheckpointWriter:
             content = json.dumps(_describe(step, staging, error)).encode()
             self._side_file(staging, "failure").write_bytes(content)
         except OSError:  # the others then say that some rank failed; this one says why
-            return
+            return False
+        return True
 
     def _heard(self, step: int, staging: Path, error: Exception | None) -> str:
         """Returns what the first failing rank wrote; the same on every rank if it could write."""
-        for rank in range(self._world_size):
-            try:
-                message = str(_read_json(self._side_file(staging, "failure", rank)))
-            except (OSError, ValueError):  # that rank is well, or had no room for a message
+        try:
+            names = sorted(os.listdir(staging))
+        except OSError:  # the file system is away
+            names = []
+        for name in names:  # one listing: of a thousand ranks, few fail
+            if not name.endswith(".failure.tmp"):
                 continue
+            try:
+                message = str(_read_json(staging / name))
+            except (OSError, ValueError):  # no room for a message
+                continue
+            rank = int(name.removeprefix("rank-").partition(".")[0])
             return message + (f" (rank {rank})" if self._world_size > 1 else "")
         if error is not None:
             return _describe(step, staging, error)
@@ -226,13 +270,12 @@ class CheckpointWriter:
         os.rename(staging, final)
         sync_directory(self._parent)
         record_saved(self._parent, step)
-        if replaced.exists():
-            shutil.rmtree(replaced)
+        shutil.rmtree(replaced, ignore_errors=True)  # or with the next save's leftovers
 
     def _merge(self, staging: Path) -> tuple[dict[str, TensorEntry], dict[str, FileEntry]]:
         """Returns what all ranks wrote, having checked that every tensor is tiled exactly."""
         shapes: dict[str, tuple[tuple[int, ...], str]] = {}
-        pieces: dict[str, list[StoredFragment]] = {}
+        pieces: dict[str, list[tuple[int, int, int]]] = {}  # (start, rank, numel)
         files: dict[str, FileEntry] = {}
         for rank in range(self._world_size):
             entry = _read_json(self._side_file(staging, "entry", rank))
@@ -244,10 +287,10 @@ class CheckpointWriter:
                         f"{name}: rank {rank} has shape and dtype {kind}, others {shapes[name]}"
                     )
                 pieces.setdefault(name, []).extend(
-                    StoredFragment(rank, start, numel) for start, numel in tensor["fragments"]
+                    (start, rank, numel) for start, numel in tensor["fragments"]
                 )
         tensors = {
-            name: TensorEntry(shape, dtype, ordered_cover(name, shape, pieces[name]))
+            name: TensorEntry(shape, dtype, ordered_cover(name, shape, joined(pieces[name])))
             for name, (shape, dtype) in shapes.items()
         }
         return tensors, files
@@ -317,17 +360,6 @@ def _unlink_quietly(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:  # rank 0 removes the whole folder next
         return
-
-
-def _require_free_space(folder: Path, size: int) -> None:
-    needed = int(size * FREE_SPACE_FACTOR)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder.parent}: a checkpoint needs {needed / 2**20:,.1f} MiB, only "
-            f"{free / 2**20:,.1f} MiB are free; make room or lower checkpoint.keep_last",
-            exit_code=EXIT_FOUND_WRONG,
-        )
 
 
 def _describe(step: int, staging: Path, error: Exception) -> str:

@@ -22,7 +22,9 @@ from megaxlm.config.deepspeed_keys import (
     ZERO_DEFAULTS,
     ZERO_KEYS,
 )
+from megaxlm.config.layout import grad_accum_steps, replicas_of
 from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.config.zero_rules import refuse_impossible
 from megaxlm.errors import UserError
 
 AUTO = "auto"
@@ -76,52 +78,36 @@ def load_deepspeed_config(path: Path) -> dict[str, Any]:
 
 
 def deepspeed_config_of(
-    run: PretrainConfig, world_size: int, run_source: str = "the run's config"
+    run: PretrainConfig, processes: int, run_source: str = "the run's config"
 ) -> dict[str, Any]:
     """Returns the resolved DeepSpeed config of a run: its file's, or the built-in of its stage.
+
+    Args:
+        run: The run's config.
+        processes: All of them, pipeline stages times data-parallel replicas.
+        run_source: Name of the run's config file, for messages.
 
     Raises:
         UserError: As `load_deepspeed_config` and `resolve_deepspeed_config`.
     """
-    path = run.training.deepspeed_config
+    path, source = run.training.deepspeed_config, deepspeed_source(run)
     if path is not None:
-        raw, source = load_deepspeed_config(path), str(path)
+        raw = load_deepspeed_config(path)
     else:
         stage = run.training.zero_stage
         raw = builtin_deepspeed_config(DEFAULT_STAGE if stage is None else stage)
-        source = "the built-in DeepSpeed config"
-    return resolve_deepspeed_config(raw, run, world_size, source=source, run_source=run_source)
+    return resolve_deepspeed_config(raw, run, processes, source=source, run_source=run_source)
 
 
-def grad_accum_steps(
-    run: PretrainConfig, world_size: int, run_source: str = "the run's config"
-) -> int:
-    """Returns the micro-batches of one rank in one optimizer step.
-
-    Raises:
-        UserError: The global batch is not a multiple of micro-batch x processes.
-    """
-    rows, micro = run.training.global_batch_size, run.training.micro_batch_size
-    together = micro * world_size
-    if rows % together == 0:
-        return rows // together
-    below, above = rows // together * together, (rows // together + 1) * together
-    choices = " or ".join(str(value) for value in (below, above) if value)
-    working = f"training.global_batch_size {choices}"
-    if rows % world_size == 0:
-        each = rows // world_size
-        fits = max(value for value in range(1, min(micro, each) + 1) if each % value == 0)
-        working += f", or training.micro_batch_size {fits}"
-    raise UserError(
-        f"{run_source}: training.global_batch_size {rows} is not a multiple of "
-        f"training.micro_batch_size {micro} x {world_size} processes = {together}; use {working}"
-    )
+def deepspeed_source(run: PretrainConfig) -> str:
+    """Returns what messages call the DeepSpeed config of a run."""
+    return str(run.training.deepspeed_config or "the built-in DeepSpeed config")
 
 
 def resolve_deepspeed_config(
     raw: Mapping[str, Any],
     run: PretrainConfig,
-    world_size: int,
+    processes: int,
     *,
     source: str = "the DeepSpeed config",
     run_source: str = "the run's config",
@@ -131,17 +117,19 @@ def resolve_deepspeed_config(
     Args:
         raw: Content of a DeepSpeed JSON file; not changed.
         run: The run's config.
-        world_size: Number of processes (all of them data parallel).
+        processes: All of them, pipeline stages times data-parallel replicas.
         source: Name of the JSON file, for messages.
         run_source: Name of the run's config file, for messages.
 
     Raises:
         UserError: A key that is unknown, removed from DeepSpeed, ours, or contradicts the run;
-            an `"auto"` that nothing fills; a batch that does not divide.
+            an `"auto"` that nothing fills; a batch that does not divide; what ZeRO, offload and
+            pipelines cannot have together (`megaxlm.config.zero_rules`).
     """
     config: dict[str, Any] = copy.deepcopy(dict(raw))
     _check_keys(config, source)
-    accumulation = grad_accum_steps(run, world_size, run_source)
+    accumulation = grad_accum_steps(run, processes, run_source)
+    replicas = replicas_of(run, processes, run_source)
     training = run.training
     bf16 = training.precision == "bf16"
     zero = config.setdefault("zero_optimization", {})
@@ -151,7 +139,7 @@ def resolve_deepspeed_config(
         (
             "gradient_accumulation_steps",
             accumulation,
-            f"training.global_batch_size / (training.micro_batch_size x {world_size} processes)",
+            f"training.global_batch_size / (training.micro_batch_size x {replicas} replicas)",
         ),
         ("gradient_clipping", training.gradient_clipping, "training.gradient_clipping"),
         ("bf16.enabled", bf16, f"training.precision {training.precision}, that is bf16.enabled"),
@@ -167,6 +155,7 @@ def resolve_deepspeed_config(
         raise UserError(f"{source}: zero_optimization.stage is {_shown(stage)}; use 0, 1, 2 or 3")
     _fill(config, "steps_per_print", run.logging.every_steps)
     _fill(config, "bf16.check_grad_overflow", True)
+    _drop_offload_to_nowhere(zero)
     _fill_dtypes(config, stage, bf16)
     for key, (stages, default) in ZERO_DEFAULTS.items():
         short = key.removeprefix("stage3_")
@@ -178,10 +167,19 @@ def resolve_deepspeed_config(
             del zero[spelled]
     config.setdefault("zero_allow_untested_optimizer", True)
     if zero.get("offload_optimizer"):
-        # The optimizer is torch's fused AdamW, which runs on CPU tensors too.
+        # Torch's fused AdamW runs on CPU tensors too, and needs no minutes of compiling.
         config.setdefault("zero_force_ds_cpu_optimizer", False)
     _refuse_leftover_auto(config, source)
+    refuse_impossible(config, run, processes, source, run_source)
     return config
+
+
+def _drop_offload_to_nowhere(zero: dict[str, Any]) -> None:
+    """Takes out offload that is switched off, so that a section here always means offload."""
+    for key in ("offload_optimizer", "offload_param"):
+        section = zero.get(key)
+        if isinstance(section, dict) and section.get("device", "none") == "none":
+            del zero[key]
 
 
 def _check_keys(config: dict[str, Any], source: str) -> None:

@@ -95,6 +95,24 @@ REFUSED: dict[str, str] = {
     "weight_quantization": "is for inference; delete it",
     "datastates": "is a checkpoint writer of DeepSpeed, and megaxlm writes its own; delete it",
     "sequence_parallel_size": "is not supported by this model; delete it",
+    "checkpoint": "is for DeepSpeed's own checkpoints, and megaxlm writes its own; delete it",
+    "activation_checkpointing": (
+        "is not looked at by this model; set model.activation_checkpointing and delete it here"
+    ),
+    "compile": "is not looked at here; delete it",
+    "gradient_predivide_factor": "changes how gradients are rounded; delete it",
+    "zero_optimization.zenflow": (
+        "updates weights late, by an optimizer that cannot be checkpointed by name; delete it"
+    ),
+    "zero_optimization.cpu_offload": (
+        'is the old name of `offload_optimizer`; write {"offload_optimizer": {"device": "cpu"}}'
+    ),
+    "zero_optimization.cpu_offload_param": (
+        'is the old name of `offload_param`; write {"offload_param": {"device": "cpu"}}'
+    ),
+    "zero_optimization.cpu_offload_use_pin_memory": (
+        "is the old name of `pin_memory` in `offload_optimizer` and `offload_param`; write it there"
+    ),
 }
 
 # Values that would be silently wrong: (value, what it does).
@@ -106,6 +124,14 @@ CONTRADICTS: dict[str, tuple[Any, str]] = {
     "managed_gradient_accumulation": (
         False,
         "leaves accumulation to the caller; use true",
+    ),
+    "prescale_gradients": (
+        True,
+        "is refused by stages 2 and 3 and changes how gradients are rounded; use false",
+    ),
+    "zero_allow_untested_optimizer": (
+        False,
+        "refuses optimizers that are not DeepSpeed's own; use true",
     ),
     "bf16.check_grad_overflow": (
         False,

@@ -161,6 +161,12 @@ class TrainingConfig(Section):
         ends = [phase.until_tokens for phase in self.batch_size_warmup]
         if ends != sorted(set(ends)):
             raise ValueError("batch_size_warmup phases must have increasing until_tokens")
+        sizes = [phase.global_batch_size for phase in self.batch_size_warmup]
+        if [*sizes, self.global_batch_size] != sorted({*sizes, self.global_batch_size}):
+            raise ValueError(
+                "batch_size_warmup: each global_batch_size must be larger than the one before it "
+                f"and smaller than training.global_batch_size {self.global_batch_size}, got {sizes}"
+            )
         return self
 
 

@@ -14,6 +14,19 @@ from megaxlm.model.dropout_attention import dropout_attention
 from megaxlm.model.segments import Segments
 
 
+class AttentionCore(nn.Module):
+    """`attend` as a module without parameters, for hooks that measure it apart from the rest."""
+
+    def forward(
+        self,
+        qkv: Tensor,  # (tokens, 3, heads, head_dim)
+        segments: Segments,
+        dropout_prob: float,
+    ) -> Tensor:  # (tokens, heads, head_dim)
+        """Attends within segments."""
+        return attend(qkv, segments, dropout_prob)
+
+
 class SelfAttention(nn.Module):
     """Projects to queries, keys and values, attends inside segments, projects back."""
 
@@ -23,6 +36,7 @@ class SelfAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # queries, keys, values
+        self.core = AttentionCore()
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
@@ -36,7 +50,7 @@ class SelfAttention(nn.Module):
         With `keep`, the result at those tokens alone is projected back.
         """
         qkv = self.qkv(hidden).view(-1, 3, self.num_heads, self.head_dim)
-        attended = attend(qkv, segments, self.dropout_prob if self.training else 0.0)
+        attended = self.core(qkv, segments, self.dropout_prob if self.training else 0.0)
         attended = attended.flatten(1)  # (tokens, hidden)
         if keep is not None:
             attended = attended[keep]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,39 @@ def from_hf_state(
     return imported
 
 
+def read_hf_config(directory: Path) -> ModelConfig:
+    """Reads the config of a Hugging Face folder that holds safetensors.
+
+    Raises:
+        UserError: No such folder, no safetensors in it, or a model that is not of this family.
+        CorruptDataError: The file cannot be parsed.
+    """
+    config_path = directory / CONFIG_NAME
+    config = from_hf_config(_read_json(config_path), str(config_path))
+    _weight_files(directory)
+    return config
+
+
+def _weight_files(directory: Path) -> tuple[list[str], str]:
+    whole, index_path = directory / WEIGHTS_NAME, directory / WEIGHTS_INDEX_NAME
+    if whole.is_file():
+        return [WEIGHTS_NAME], str(whole)
+    if index_path.is_file():
+        weight_map = _read_json(index_path).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CorruptDataError(f"{index_path}: no weight_map; download the folder again")
+        files = sorted({str(name) for name in weight_map.values()})
+        if outside := [name for name in files if Path(name).name != name]:
+            raise UserError(f"{index_path}: {outside[0]!r} lies outside the folder; do not use it")
+        return files, str(index_path)
+    if (directory / PICKLE_NAME).is_file() or list(directory.glob("pytorch_model-*.bin")):
+        raise UserError(
+            f"{directory}: holds pickled weights ({PICKLE_NAME}), which can run code and are not "
+            "read; load it with transformers and save_pretrained it to get model.safetensors"
+        )
+    raise UserError(f"{directory}: no {WEIGHTS_NAME} here; give a Hugging Face model folder")
+
+
 def read_hf_folder(directory: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Reads a Hugging Face folder.
 
@@ -268,26 +301,7 @@ def read_hf_folder(directory: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         UserError: No such folder, no safetensors in it, or a model that is not of this family.
         CorruptDataError: A file is truncated or cannot be parsed.
     """
-    config_path = directory / CONFIG_NAME
-    content = _read_json(config_path)
-    config = from_hf_config(content, str(config_path))
-    index_path = directory / WEIGHTS_INDEX_NAME
-    if (directory / WEIGHTS_NAME).is_file():
-        files, where = [WEIGHTS_NAME], str(directory / WEIGHTS_NAME)
-    elif index_path.is_file():
-        weight_map = _read_json(index_path).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CorruptDataError(f"{index_path}: no weight_map; download the folder again")
-        files, where = sorted({str(name) for name in weight_map.values()}), str(index_path)
-        if outside := [name for name in files if Path(name).name != name]:
-            raise UserError(f"{index_path}: {outside[0]!r} lies outside the folder; do not use it")
-    elif (directory / PICKLE_NAME).is_file() or list(directory.glob("pytorch_model-*.bin")):
-        raise UserError(
-            f"{directory}: holds pickled weights ({PICKLE_NAME}), which can run code and are not "
-            "read; load it with transformers and save_pretrained it to get model.safetensors"
-        )
-    else:
-        raise UserError(f"{directory}: no {WEIGHTS_NAME} here; give a Hugging Face model folder")
+    config, (files, where) = read_hf_config(directory), _weight_files(directory)
     state: dict[str, Tensor] = {}
     for name in files:
         path = directory / name
@@ -307,7 +321,7 @@ def write_hf_folder(
     directory: Path,
     config: ModelConfig,
     state: Mapping[str, Tensor],
-    tokenizer_dir: Path | None = None,
+    tokenizer_files: Iterable[Path] | None = None,
 ) -> None:
     """Writes a folder that `transformers.AutoModelForMaskedLM.from_pretrained` loads.
 
@@ -317,7 +331,7 @@ def write_hf_folder(
         directory: Must not exist, or be empty.
         config: With `vocab_size` and `max_position_embeddings` resolved.
         state: Every parameter of `MaskedLanguageModel.named_parameters()`, on any device.
-        tokenizer_dir: Its files are copied beside the weights.
+        tokenizer_files: Are copied beside the weights.
 
     Raises:
         UserError: The folder is not empty, or cannot be written.
@@ -338,18 +352,17 @@ def write_hf_folder(
         save_file(tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})
         # safetensors makes its file for the owner alone; a model is to be shared like its config.
         (partial / WEIGHTS_NAME).chmod((partial / CONFIG_NAME).stat().st_mode)
-        if tokenizer_dir is not None:
-            for path in sorted(tokenizer_dir.iterdir()):
-                if path.is_file():
-                    shutil.copyfile(path, partial / path.name)
-            _set_max_length(partial / TOKENIZER_CONFIG_NAME, config)
+        for path in tokenizer_files or ():
+            shutil.copyfile(path, partial / path.name)
+        _set_max_length(partial / TOKENIZER_CONFIG_NAME, config)
         for path in (*partial.iterdir(), partial):
             _sync(path)
         os.replace(partial, directory)
         _sync(directory.parent)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"{directory}: cannot write the folder: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _layer(index: int) -> str:
@@ -370,7 +383,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; give a Hugging Face model folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptDataError(f"{path}: unreadable ({error}); download the folder again") from None
     if not isinstance(content, dict):
         raise CorruptDataError(f"{path}: not a JSON object; download the folder again")
@@ -381,6 +394,6 @@ def _set_max_length(path: Path, config: ModelConfig) -> None:
     """Tells the tokenizer how much the model takes, so that `truncation=True` cuts there."""
     if not path.is_file() or config.max_position_embeddings is None:
         return
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = _read_json(path)
     content["model_max_length"] = config.max_position_embeddings - POSITION_OFFSET
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,9 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megaxlm.config.pretrain import DataConfig, MaskingConfig, ObjectiveConfig
+from megaxlm.config.pretrain import (
+    BatchSizePhase,
+    DataConfig,
+    MaskingConfig,
+    ObjectiveConfig,
+)
 from megaxlm.data.assembly import BatchAssembler
-from megaxlm.data.loader import BatchLayout, Stream, StreamState
+from megaxlm.data.batch_layout import BatchLayout, BatchSchedule
+from megaxlm.data.loader import Stream, StreamState
 from megaxlm.data.masking import Masker
 from megaxlm.data.rows import RowFormat
 from megaxlm.data.sampling import Mixture, MixturePhase, alpha_probabilities
@@ -42,37 +48,56 @@ def open_stream(
     rank: int = 0,
     world_size: int = 1,
     state: StreamState | None = None,
+    batch_size_warmup: Sequence[BatchSizePhase] = (),
+    announce: bool | None = None,
 ) -> Stream:
     """Opens the training stream of one rank.
 
     Args:
         dataset_dir: The data set.
-        data: Rows, packing, sampling, curriculum.
+        data: Rows, packing, sampling, curriculum, rows to leave out.
         objectives: Objectives and weights of the first phase.
         masking: What is predicted.
         seed: The seed of the run.
         global_batch_size: Rows an optimizer step, over all ranks.
         micro_batch_size: Rows a forward pass of one rank.
-        rank: This process.
-        world_size: All processes.
+        rank: This process among the data-parallel ranks.
+        world_size: Data-parallel ranks.
         state: A `LoadedBatch.state_after` to resume from.
+        batch_size_warmup: Smaller global batches at first.
+        announce: Whether to log what fits badly; None: on rank 0 alone.
 
     Raises:
         UserError: The config asks for what the data set does not have, the batch does not divide,
             or the state belongs to another run.
         CorruptDataError: The index cannot be read.
     """
-    layout = BatchLayout(global_batch_size, micro_batch_size, rank, world_size)
+    schedule = BatchSchedule.of(
+        data.seq_len,
+        BatchLayout(global_batch_size, micro_batch_size, rank, world_size),
+        [(phase.until_tokens, phase.global_batch_size) for phase in batch_size_warmup],
+    )
+    if announce is None:
+        announce = rank == 0
     store = ShardStore(dataset_dir)
     row_format = row_format_of(data)
     masker = Masker(masking, data.seq_len, store.index.vocab_size, seed)
     mixture = build_mixture(
-        store, data, objectives, RowSettings(row_format, data.packing, seed, announce=rank == 0)
+        store, data, objectives, RowSettings(row_format, data.packing, seed, announce)
     )
     assembler = BatchAssembler(
         dataset_dir, row_format, micro_batch_size, store.index.vocab_size, masker
     )
-    return Stream(mixture, assembler, layout, seed, data.seq_len, data.prefetch_batches, state)
+    return Stream(
+        mixture,
+        assembler,
+        schedule,
+        seed,
+        data.seq_len,
+        data.prefetch_batches,
+        state,
+        data.skip_rows,
+    )
 
 
 def row_format_of(data: DataConfig) -> RowFormat:

@@ -27,7 +27,8 @@ class Muon(WholeParameterOptimizer):
     """Moves a matrix along its orthogonalised momentum; groups say by their moments which part.
 
     With momentum `b = momentum * b + g` and Nesterov's look-ahead `n = g + momentum * b`, a matrix
-    moves by `lr * 0.2 * sqrt(max(rows, columns)) * U V^T`, where `n = U S V^T`.
+    moves by `lr * 0.2 * sqrt(max(rows, columns)) * U V^T`, where `n = U S V^T`. A parameter that is
+    several matrices one above the other (`stacked` of its group) moves matrix by matrix.
     """
 
     def __init__(
@@ -63,19 +64,22 @@ class Muon(WholeParameterOptimizer):
         if lr == 0:
             return  # nothing moves, and DeepSpeed's first steps come before `bind`
         updates = torch._foreach_add(grads, momenta, alpha=group["momentum"])
-        if call.unit is not None:
-            assert self.process_group is not None
-            exchange = self._exchanges.get(id(call.unit))
-            if exchange is None:
-                exchange = MatrixExchange(call.unit, self.process_group, self.rank)
-                self._exchanges[id(call.unit)] = exchange
-            updates = [exchange(updates[0].view(-1)).view_as(masters[0])]
-        else:
-            dtype = working_dtype(masters[0].device)
-            updates = [orthogonalize(update.to(dtype)).to(update.dtype) for update in updates]
         torch._foreach_mul_(masters, 1 - lr * group["weight_decay"])
+        if call.unit is None:
+            dtype = working_dtype(masters[0].device)
+            for view in call.views:
+                shape = call.shapes[view.parameter]
+                matrix = orthogonalize(view.of(updates).view(shape).to(dtype))
+                view.of(masters).sub_(matrix.view(-1), alpha=lr * _scale(shape))
+            return
+        exchange = self._exchanges.get(id(call.unit))
+        if exchange is None:
+            assert self.process_group is not None
+            exchange = MatrixExchange(call.unit, self.process_group, self.rank)
+            self._exchanges[id(call.unit)] = exchange
+        exchange(updates[0].view(-1))
         for view in call.views:
-            scale = RMS_OF_ADAMW * sqrt(max(call.shapes[view.parameter]))
+            scale = _scale(call.shapes[view.parameter])
             view.of(masters).sub_(view.of(updates), alpha=lr * scale)
 
     def _update_adamw(self, group: dict[str, Any], masters: list[Tensor]) -> None:
@@ -100,6 +104,10 @@ class Muon(WholeParameterOptimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def _scale(shape: tuple[int, ...]) -> float:
+    return RMS_OF_ADAMW * sqrt(max(shape))
 
 
 def _of_matrices(group: dict[str, Any]) -> bool:

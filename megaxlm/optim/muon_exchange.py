@@ -72,15 +72,14 @@ class MatrixExchange:
         self._ranks = len(unit.parts)
         self._rounds = _rounds(unit.shapes, self._ranks)
 
-    def __call__(self, flat: Tensor) -> Tensor:  # (master,), (master,)
-        """Returns a flat tensor in which every part is replaced by that of its matrix's U V^T.
+    def __call__(self, flat: Tensor) -> None:  # (master,)
+        """Replaces every part in place by that of its matrix's U V^T; all ranks call it.
 
         Args:
-            flat: This rank's elements, laid out as its master; padding comes back as it is.
+            flat: This rank's elements, laid out as its master; padding stays as it is.
         """
         device = communication_device(self._group, flat.device)
         dtype = working_dtype(device)
-        result = flat.clone()
         for planned in self._rounds:
             by_holder = [planned.sent(self._unit, rank) for rank in range(self._ranks)]
             mine = [part for parts in by_holder[self._rank] for _, part in parts]
@@ -95,8 +94,7 @@ class MatrixExchange:
             for part, values in zip(
                 mine, returned.split([part.numel for part in mine]), strict=True
             ):
-                result[part.offset : part.offset + part.numel] = values.to(flat.device, flat.dtype)
-        return result
+                flat[part.offset : part.offset + part.numel] = values.to(flat.device, flat.dtype)
 
     def _orthogonalize_owned(
         self, matrices: list[int], received: list[list[tuple[int, Part]]], incoming: Tensor

@@ -2,7 +2,7 @@
 
 Matrices and embeddings are decayed, norms and biases are not. With `layer_lr_decay` below 1 the
 rate falls towards the embeddings, layer by layer. With Muon the matrices of the encoder's layers
-are a group of their own.
+are groups of their own.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from typing import Any
 from torch import nn
 
 from megaxlm.config.pretrain import ModelConfig, OptimizerConfig
-from megaxlm.optim.state import ADAM_MOMENTS, EMA, MOMENTS, MUON_MOMENTS
+from megaxlm.optim.state import ADAM_MOMENTS, EMA, MOMENTS, MUON_MOMENTS, STACKED
 
 DECAYED = "decayed"
 UNDECAYED = "undecayed"
 MUON = "muon"
-KINDS = (MUON, DECAYED, UNDECAYED)
+# One parameter that holds the matrices of queries, keys and values, one above the other. Each is
+# orthogonalised alone: they are maps of their own, and only their gradients arrive together.
+MUON_QKV = "muon_qkv"
+QKV_SUFFIX = ".attention.qkv.weight"
+KINDS = (MUON, MUON_QKV, DECAYED, UNDECAYED)
 LR_SCALE = "lr_scale"
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
@@ -41,8 +45,9 @@ def parameter_groups(
 
     Returns:
         Groups with `name`, `params`, `weight_decay`, `lr_scale` (what the step's rate is multiplied
-        by) and `moments` (the state tensors of each parameter); an empty one is left out. A group's
-        name and settings do not depend on which other parameters there are.
+        by), `moments` (the state tensors of each parameter) and `stacked` (how many matrices each
+        parameter is, one above the other); an empty one is left out. A group's name and settings
+        do not depend on which other parameters there are.
     """
     averaged = () if optimizer_config.ema_decay is None else (EMA,)
     members: dict[tuple[float, int], list[nn.Parameter]] = {}
@@ -61,7 +66,7 @@ def parameter_groups(
     groups = []
     for key in sorted(members):
         scale, kind = -key[0], KINDS[key[1]]
-        moments = MUON_MOMENTS if kind == MUON else ADAM_MOMENTS
+        moments = MUON_MOMENTS if kind in (MUON, MUON_QKV) else ADAM_MOMENTS
         groups.append(
             {
                 "name": names[key],
@@ -69,6 +74,7 @@ def parameter_groups(
                 "weight_decay": 0.0 if kind == UNDECAYED else optimizer_config.weight_decay,
                 LR_SCALE: scale,
                 MOMENTS: moments + averaged,
+                STACKED: 3 if kind == MUON_QKV else 1,
             }
         )
     return groups
@@ -78,7 +84,9 @@ def _kind(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> str:
     ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # partitioned ones are flat
     if ndim < 2:
         return UNDECAYED
-    return MUON if config.name == MUON and ndim == 2 and _LAYER.match(name) else DECAYED
+    if config.name == MUON and ndim == 2 and _LAYER.match(name):
+        return MUON_QKV if name.endswith(QKV_SUFFIX) else MUON
+    return DECAYED
 
 
 def _depth(name: str, config: ModelConfig) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 MOMENTS = "moments"  # key of a param group: the names of its state tensors
+STACKED = "stacked"  # key of a param group: matrices in each parameter, one above the other
 STEP = "step"
 EMA = "ema"  # the averaged weights, kept as one moment more
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -11,7 +11,7 @@ Without `bind`, and at stage 0, every parameter is whole and nothing is exchange
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from megaxlm.optim.state import STEP, moment_names
+from megaxlm.optim.state import STACKED, STEP, moment_names
 
 
 class Piece(Protocol):
@@ -111,7 +111,8 @@ class _Row:
 
     group: int
     master: int  # numbered within the rank, in the order in which DeepSpeed steps them
-    name: str
+    parameter: str
+    name: str  # of the parameter, or of one of the matrices stacked in it
     shape: tuple[int, ...]
     part: Part
 
@@ -150,14 +151,14 @@ class WholeParameterOptimizer(Optimizer):
         masters: dict[int, Tensor] = {id(piece.master): piece.master for piece in pieces}
         number = {master: index for index, master in enumerate(masters)}
         rows = [
-            _Row(
-                piece.group,
-                number[id(piece.master)],
+            _Row(piece.group, number[id(piece.master)], piece.name, name, shape, part)
+            for piece in pieces
+            for name, shape, part in _unstacked(
                 piece.name,
                 tuple(piece.shape),
                 Part(piece.start, piece.numel, piece.offset),
+                self.param_groups[piece.group].get(STACKED, 1),
             )
-            for piece in pieces
         ]
         tables: list[list[_Row]] = [[] for _ in range(self.world_size)]
         dist.all_gather_object(tables, rows, group=process_group)
@@ -208,11 +209,12 @@ class WholeParameterOptimizer(Optimizer):
 
     def _call(self, group: dict[str, Any], masters: list[Tensor]) -> Call:
         if not self._partitioned:
-            shapes = [tuple(master.shape) for master in masters]
-            views = [
-                View(index, index, Part(0, master.numel(), 0))
-                for index, master in enumerate(masters)
-            ]
+            shapes, views = [], []
+            for index, master in enumerate(masters):
+                whole, stacked = Part(0, master.numel(), 0), group.get(STACKED, 1)
+                for _, shape, part in _unstacked("", tuple(master.shape), whole, stacked):
+                    views.append(View(len(shapes), index, part))
+                    shapes.append(shape)
             return Call(shapes, views, None)
         (master,) = masters  # DeepSpeed flattens a group, or a part of it, into one
         if id(master) not in self._calls:
@@ -263,6 +265,22 @@ def sums_of_squares(tensors: list[Tensor]) -> list[Tensor]:
     return [norm.square() for norm in torch._foreach_norm(tensors, 2, dtype=torch.float64)]
 
 
+def _unstacked(
+    name: str, shape: tuple[int, ...], part: Part, stacked: int
+) -> Iterator[tuple[str, tuple[int, ...], Part]]:
+    """Cuts a part of a parameter that is several matrices into parts of these."""
+    if stacked == 1:
+        yield name, shape, part
+        return
+    each = prod(shape) // stacked
+    for index in range(stacked):
+        low = max(part.start, index * each)
+        high = min(part.start + part.numel, (index + 1) * each)
+        if low < high:
+            inside = Part(low - index * each, high - low, part.offset + low - part.start)
+            yield f"{name}[{index}]", (shape[0] // stacked, *shape[1:]), inside
+
+
 def _units(tables: Sequence[Sequence[_Row]]) -> dict[int, list[Unit]]:
     """Returns the units of each param group, in the order in which they are stepped.
 
@@ -280,10 +298,10 @@ def _units(tables: Sequence[Sequence[_Row]]) -> dict[int, list[Unit]]:
         ]
         unit_of: dict[str, Unit] = {}
         for row in rows_of[0]:
-            unit_of[row.name] = units[numbers[0].index(row.master) if in_parts else 0]
+            unit_of[row.parameter] = units[numbers[0].index(row.master) if in_parts else 0]
         for rank, rows in enumerate(rows_of):
             for row in rows:
-                unit = unit_of[row.name] if in_parts else units[0]
+                unit = unit_of[row.parameter] if in_parts else units[0]
                 unit.add(rank, row.name, row.shape, row.part)
         found[group] = units
     return found

@@ -92,9 +92,26 @@ def initialize(
     Raises:
         UserError: DeepSpeed refuses the config; the same error on every rank.
     """
+    read_config(deepspeed_config, source)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
+    limit_waits()
+    return engine
+
+
+def read_config(deepspeed_config: dict[str, Any], source: str, mpu: Any = None) -> DeepSpeedConfig:
+    """Returns DeepSpeed's reading of a config.
+
+    Args:
+        deepspeed_config: Without `"auto"`.
+        source: Where the config comes from, for messages.
+        mpu: DeepSpeed's grid of a pipeline; None: every rank is a replica.
+
+    Raises:
+        UserError: DeepSpeed refuses the config; the same error on every rank.
+    """
     with reduce.together():
         try:
-            DeepSpeedConfig(deepspeed_config)
+            return DeepSpeedConfig(deepspeed_config, mpu)
         except pydantic.ValidationError as error:
             problem = error.errors()[0]
             key = ".".join(str(part) for part in problem["loc"])
@@ -104,11 +121,12 @@ def initialize(
         except (DeepSpeedConfigError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{source}: DeepSpeed refuses it: {reason}") from None
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config)
-    # DeepSpeed hands the timeout to the first group alone; the others would wait for torch's.
+
+
+def limit_waits() -> None:
+    """Gives every process group the timeout that DeepSpeed hands to the first one alone."""
     for group in list(dist.distributed_c10d._world.pg_map):
         dist.distributed_c10d._set_pg_timeout(TIMEOUT, group)
-    return engine
 
 
 def disconnect() -> None:

@@ -15,7 +15,8 @@ from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR
 from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
-from megaxlm.train.callbacks.metrics import METRICS_NAME, last_step
+from megaxlm.train.callbacks.metrics import METRICS_NAME
+from megaxlm.train.line_file import last_step
 from megaxlm.train.run_folder import COMPLETED_NAME
 
 # Settings of the model that change how it is computed or regularised, not what its tensors are.

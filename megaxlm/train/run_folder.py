@@ -6,10 +6,12 @@ RUN_DIR/tokenizer/         a copy, so that a checkpoint is complete without the 
 RUN_DIR/checkpoints/       step-00000500/, ...
 RUN_DIR/tensorboard/, metrics.jsonl, evaluation.json
 RUN_DIR/COMPLETED          written when max_steps are done
+RUN_DIR/STOPPED            written when the ranks agree to stop on a signal
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -25,8 +27,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from megaxlm import __version__
 from megaxlm.config.load import dump_config
 from megaxlm.config.pretrain import PretrainConfig
@@ -40,6 +40,7 @@ from megaxlm.data.shards import (
 from megaxlm.errors import UserError
 
 COMPLETED_NAME = "COMPLETED"
+STOPPED_NAME = "STOPPED"
 # Cluster file systems may be mounted without locks; a run there goes on unguarded.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -73,6 +74,7 @@ def record_start(config: PretrainConfig, world_size: int) -> None:
     run_dir = config.run_dir
     with _writing(run_dir):
         (run_dir / COMPLETED_NAME).unlink(missing_ok=True)
+        (run_dir / STOPPED_NAME).unlink(missing_ok=True)
         write_atomically(run_dir / "config.yaml", dump_config(config).encode())
         starts_path = run_dir / "environment.json"
         try:
@@ -132,8 +134,20 @@ def mark_completed(run_dir: Path, step: int) -> None:
     write_atomically(run_dir / COMPLETED_NAME, json.dumps({"step": step}).encode() + b"\n")
 
 
+def mark_stopped(run_dir: Path, step: int) -> None:
+    """Notes that the ranks stop on request after a step, before they save.
+
+    Launchers do not pass on the exit code that says so. A marker that cannot be written, on a full
+    disk for one, does not keep the ranks from stopping.
+    """
+    with contextlib.suppress(OSError):
+        write_atomically(run_dir / STOPPED_NAME, json.dumps({"step": step}).encode() + b"\n")
+
+
 def describe_environment(world_size: int) -> dict[str, Any]:
     """Returns what a reader needs to reproduce the run or to read its speed."""
+    import torch  # slow, and the supervisor reads this module's names alone
+
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": sys.argv,

@@ -1,15 +1,18 @@
 """The training loop, to be read in one sitting.
 
-`pretrain` prepares: ranks, checks, stream, engine, resume. `Trainer.fit` is the loop. What
-happens besides the step (metrics, progress, validation, checkpoints) is a callback.
+`Trainer.fit` is the loop, `Trainer` what it stands on: the stream, the engine, the checkpoints.
+How a run is prepared is in `megaxlm.train.pretrain`; what happens besides the step (metrics,
+progress, validation, checkpoints) is a callback; what is done about steps that go wrong is in
+`megaxlm.train.recovery`.
 """
 
 from __future__ import annotations
 
+import copy
 import signal
 import sys
 import time
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,24 +20,20 @@ from typing import Any
 import torch
 
 from megaxlm.checkpoint.reader import CheckpointReader
-from megaxlm.checkpoint.retention import apply_retention, select_resume
-from megaxlm.checkpoint.writer import CheckpointWriter
-from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.checkpoint.retention import select_resume
+from megaxlm.checkpoint.saver import CheckpointSaver
+from megaxlm.checkpoint.space import check_space_before_training
 from megaxlm.data.batch import MicroBatch
 from megaxlm.data.masking import targets_per_row
-from megaxlm.data.shards import tokenizer_path
+from megaxlm.data.row_ranges import RowRange, from_row
 from megaxlm.data.special_tokens import PAD
-from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.distributed import environment, reduce
+from megaxlm.distributed.groups import new_rank_group
 from megaxlm.errors import EXIT_DONE, EXIT_RESUMABLE, UserError
-from megaxlm.evaluation.perplexity import evaluate_perplexity
-from megaxlm.evaluation.report import evaluation_to_json
-from megaxlm.evaluation.retrieval import evaluate_retrieval
 from megaxlm.model.flops import TrainingFlops, training_flops
 from megaxlm.objectives.mixture import open_stream
 from megaxlm.optim.schedules import learning_rate
 from megaxlm.train import run_folder
-from megaxlm.train.backend import disconnect
 from megaxlm.train.callbacks.base import Callback, StepRecord
 from megaxlm.train.callbacks.checkpoints import Checkpoints
 from megaxlm.train.callbacks.evaluation import Evaluation
@@ -42,65 +41,31 @@ from megaxlm.train.callbacks.metrics import Metrics
 from megaxlm.train.callbacks.progress import Progress
 from megaxlm.train.engine import StepResult, TrainingEngine
 from megaxlm.train.peak_flops import peak_flops
-from megaxlm.train.prepare import ResolvedRun, resolve_run
+from megaxlm.train.prepare import ResolvedRun
+from megaxlm.train.recovery import Recovery, logged_skips
 from megaxlm.train.resume import changed_settings, check_compatible, refuse_silent_restart
+from megaxlm.train.watchdog import Watchdog
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-def pretrain(config: PretrainConfig, debug: bool = False) -> int:
-    """Trains a run from its beginning or from its newest valid checkpoint.
-
-    Args:
-        config: The run; `run_dir` decides whether this is a beginning or a resume.
-        debug: Lets DeepSpeed's own log through.
-
-    Returns:
-        0 when `max_steps` are done, 75 when stopped by a signal after saving.
-
-    Raises:
-        UserError: Whatever the user can mend; the same one on every rank.
-    """
-    place = environment.discover()
-    place.export()
-    run = resolve_run(config)
-    try:
-        engine = TrainingEngine.create(run.config, run.index, place, debug=debug)
-    except UserError:  # of all ranks alike: none waits for another in a collective
-        disconnect()
-        raise
-    try:
-        with reduce.together():
-            lock = (
-                run_folder.open_run_folder(run.config.run_dir, run.config.data.path)
-                if place.rank == 0
-                else None
-            )
-        trainer = Trainer(run, engine, place)
-        try:
-            return trainer.fit()
-        finally:
-            trainer.close()
-            if lock is not None:
-                lock.close()
-    finally:
-        engine.close()
 
 
 class Trainer:
     """One run on one rank: the stream, the engine, the callbacks, and what resume needs."""
 
     def __init__(
-        self, run: ResolvedRun, engine: TrainingEngine, place: environment.Environment
+        self,
+        run: ResolvedRun,
+        engine: TrainingEngine,
+        place: environment.Environment,
+        watchdog: Watchdog,
     ) -> None:
         config = run.config
-        self.run, self.engine, self.place = run, engine, place
+        self.run, self.engine, self.place, self.watchdog = run, engine, place, watchdog
         self.config = config
         self.max_steps = config.training.max_steps
         self.step = 0
         self.device = engine.device
         self.stop_signal: int | None = None
-        self._saved_step = 0  # the step of the newest checkpoint; nothing is lost at step 0
         with reduce.together():
             self.stream = open_stream(
                 config.data.path,
@@ -110,12 +75,16 @@ class Trainer:
                 seed=config.seed,
                 global_batch_size=config.training.global_batch_size,
                 micro_batch_size=config.training.micro_batch_size,
-                rank=place.rank,
-                world_size=place.world_size,
+                rank=engine.grid.data_rank,
+                world_size=engine.grid.data_world_size,
+                batch_size_warmup=config.training.batch_size_warmup,
+                announce=place.rank == 0,
             )
-        self.stream_state: dict[str, Any] | None = None
+        self.stream_state = self.stream.state  # at the last step boundary, the same on every rank
         precision = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
+        self.recovery = Recovery(config.faults, config.data.curriculum, config.data.seq_len)
         self.callbacks: list[Callback] = [
+            self.recovery,
             Metrics(
                 config.logging.every_steps,
                 config.logging.tensorboard,
@@ -125,8 +94,18 @@ class Trainer:
             Evaluation(config.evaluation.every_steps),
             Checkpoints(config.checkpoint.every_steps),  # last: it saves what the others hold
         ]
-        self.writer = CheckpointWriter(
-            self.run_dir, place.rank, place.world_size, reduce.barrier, reduce.all_ok
+        self._fresh = {one.name: copy.deepcopy(one.state_dict()) for one in self.callbacks}
+        self._group = new_rank_group("checkpoint")
+        self.saver = CheckpointSaver(
+            self.run_dir,
+            place.rank,
+            place.world_size,
+            self._group.barrier,
+            self._group.all_ok,
+            asynchronous=config.checkpoint.asynchronous,
+            retry_seconds=config.checkpoint.retry_seconds,
+            keep_last=config.checkpoint.keep_last,
+            keep_every_steps=config.checkpoint.keep_every_steps,
         )
 
     @property
@@ -146,19 +125,17 @@ class Trainer:
 
     @property
     def tokens_seen(self) -> int:
-        """Tokens of all steps done, over all ranks, also where the batch size has changed."""
-        rows: int = 0 if self.stream_state is None else self.stream_state["position"]
-        return rows * self.config.data.seq_len
+        """Tokens of the stream up to here, over all ranks; rows that were left out count too."""
+        return int(self.stream_state["position"]) * self.config.data.seq_len
 
-    def flops(self, steps: int, attention_pairs: int) -> TrainingFlops:
+    def flops(self, rows: int, attention_pairs: int) -> TrainingFlops:
         """Counts what some steps of all ranks need, forward and backward.
 
         Args:
-            steps: Optimizer steps.
+            rows: Rows of their global batches.
             attention_pairs: Squared segment lengths, summed over these steps.
         """
         seq_len = self.config.data.seq_len
-        rows = steps * self.config.training.global_batch_size
         targets = rows * targets_per_row(self.config.masking, seq_len)
         return training_flops(self.config.model, rows * seq_len, targets, seq_len, attention_pairs)
 
@@ -168,36 +145,46 @@ class Trainer:
         if self.step >= self.max_steps:
             # A kill may have come between the last checkpoint and the marker.
             self._mark_completed()
-            self._say(f"{self.run_dir} is complete at step {self.step}; nothing to do")
+            self.say(f"{self.run_dir} is complete at step {self.step}; nothing to do")
             return EXIT_DONE
         with reduce.together():
             if self.rank == 0:
                 run_folder.record_start(self.config, self.world_size)
+            check_space_before_training(
+                self.run_dir, self.engine.fragments(), self.world_size, self._group.total
+            )
         self._listen()
         for callback in self.callbacks:
             callback.on_train_begin(self)
         try:
             while self.step < self.max_steps:
-                started = time.perf_counter()
-                batches, waited = self._next_global_batch()
-                result = self.engine.train_step(batches, self._learning_rate())
-                self.step += 1
-                record, stop = self._agree(result, batches, started, waited)
-                for callback in self.callbacks:
-                    callback.on_step_end(self, record)
+                stop = self._take_step()
                 if stop and self.step < self.max_steps:
-                    if self._saved_step != self.step:
-                        self.save()
-                    self._say(f"stopped on request at step {self.step}; the same command resumes")
+                    if self.rank == 0:
+                        run_folder.mark_stopped(self.run_dir, self.step)
+                    self.save(now=True)
+                    self.say(f"stopped on request at step {self.step}; the same command resumes")
                     return EXIT_RESUMABLE
+            self.save(now=True)
         finally:
             for callback in self.callbacks:
                 callback.on_train_end(self)
         self._mark_completed()
         return EXIT_DONE
 
-    def save(self) -> None:
-        """Writes the checkpoint of this step and removes what retention no longer keeps."""
+    def save(self, now: bool = False) -> None:
+        """Saves the checkpoint of this step; old ones go by the rules of retention.
+
+        Args:
+            now: Return when it is finished, or raise; else it may be written while training goes
+                on, and what fails is said and tried again at the next interval.
+
+        Raises:
+            UserError: It was to be finished now and could not be; the same on every rank.
+        """
+        if self.step == 0:  # nothing would be lost
+            return
+        self.watchdog.progress(f"saving step {self.step}")
         shared = {
             "step": self.step,
             "optimizer_step": self.engine.optimizer_step,
@@ -208,90 +195,113 @@ class Trainer:
             "tokenizer_sha256": self.run.index.tokenizer_sha256,
             "languages": list(self.run.index.languages),
         }
-        rank_state = self.engine.rng_state()
-        with reduce.together():
-            self.writer.save(self.step, self.engine.fragments(), rank_state, shared)
-        self._saved_step = self.step
-        if self.rank == 0:
-            policy = self.config.checkpoint
-            apply_retention(self.run_dir, policy.keep_last, policy.keep_every_steps, self.step)
+        save = self.saver.save_now if now else self.saver.save
+        save(self.step, self.engine.fragments(), {}, shared)
 
-    def evaluate(self) -> dict[str, Any]:
-        """Measures every language of the validation split, and retrieval if the config names it.
+    def wait_for_save(self) -> None:
+        """Returns when no checkpoint is being written any more."""
+        self.watchdog.progress(f"waiting for a checkpoint at step {self.step}")
+        self.saver.wait()
+
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Goes to the state that a whole checkpoint holds, whatever layout wrote it.
 
         Returns:
-            A document of `evaluation_to_json`, the same on every rank.
+            Its shared state.
+
+        Raises:
+            UserError: It is of another model, tokenizer or place in the data; on every rank.
         """
-        settings = self.config.evaluation
-        measure = partial(
-            evaluate_perplexity,
-            self.engine.forward_module,
-            self.config.data.path,
-            self.config.data,
-            self.config.masking,
-            seed=self.config.seed,
-            max_rows_per_language=settings.max_rows_per_language,
-            micro_batch_size=self.config.training.micro_batch_size,
-            device=self.device,
-            reduce=reduce.all_sum,
-            rank=self.rank,
-            world_size=self.world_size,
-            together=reduce.together,
-        )
-        perplexity = measure() or measure(objective="tlm")  # pairs, where there is nothing else
-        retrieval = None
-        if settings.retrieval is not None:
-            retrieval = evaluate_retrieval(
-                self.engine.model,
-                Tokenizer(tokenizer_path(self.config.data.path)),  # that of the run: checked
-                settings.retrieval,
-                settings.retrieval_pairs,
-                layer=settings.retrieval_layer,
-                scoring=settings.retrieval_scoring,
-                limit=settings.retrieval_limit,
-                device=self.device,
-                reduce=reduce.all_sum,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
-        return evaluation_to_json(str(self.run_dir), perplexity, retrieval)
+        self.watchdog.progress(f"loading {path.name}")
+        with reduce.together():
+            reader = CheckpointReader(path, verify=False)  # the ranks have just shared that
+            check_compatible(reader, self.config, self.run.index.tokenizer_sha256)
+            shared = reader.shared
+            self.stream.load_state(shared["stream"])
+        self.engine.load(reader, shared["optimizer_step"])
+        reader.close()
+        self._stand_at(shared["step"], shared["callbacks"])
+        return shared
+
+    def start_over(self) -> None:
+        """Goes to the state before the first step: the initial weights, the first rows."""
+        self.watchdog.progress("initial weights")
+        self.engine.load_initial()
+        self.stream.start_over()
+        self._stand_at(0, {})
+
+    def skip_rows(self, ranges: Sequence[RowRange]) -> None:
+        """Leaves out rows that lie ahead; for calls between two steps."""
+        for begin, end in ranges:
+            self.stream.skip(begin, end)
+        self.stream_state = self.stream.state
+
+    def say(self, message: str) -> None:
+        """Prints one line on standard error, on rank 0."""
+        if self.rank == 0:
+            print(f"megaxlm: {message}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Stops the loader's thread."""
+        """Waits for a checkpoint that is being written and stops the loader's thread."""
+        self.saver.close()
         self.stream.close()
 
     def _resume(self) -> None:
         """Takes up the newest valid checkpoint, or starts from initial or given weights."""
+        self.watchdog.progress("checking checkpoints")
         with reduce.together():
             found = select_resume(self.run_dir, self.rank, self.world_size, reduce.all_ok)
         if found is None:
             with reduce.together():
                 if self.rank == 0:
                     refuse_silent_restart(self.run_dir, self.config.checkpoint.every_steps)
-            return
-        if found.notice:
-            self._say(found.notice)
+            self.start_over()
+        else:
+            if found.notice:
+                self.say(found.notice)
+            shared = self.restore(found.path)
+            self.say(f"resumed {found.path} at step {self.step} of {self.max_steps}")
+            changed = changed_settings(shared["config"], self.config)
+            if changed:
+                self.say("the config has changed since then: " + ", ".join(changed))
+            if any(of.startswith(("data.", "objectives", "masking")) for of in changed):
+                self.recovery.forget_losses()
         with reduce.together():
-            reader = CheckpointReader(found.path, verify=False)  # the ranks have just shared that
-            check_compatible(reader, self.config, self.run.index.tokenizer_sha256)
-            shared = reader.shared
-            rank_state = reader.rank_state(self.rank)
-            self.stream.load_state(shared["stream"])
-        self.engine.load(reader, shared["optimizer_step"])
-        self.step = self._saved_step = shared["step"]
-        self.stream_state = shared["stream"]
+            logged = logged_skips(self.run_dir) if self.rank == 0 else []
+        ahead = from_row(reduce.broadcast(logged), self.stream_state["position"])
+        self.skip_rows(ahead)
+        if ahead:
+            rows = ", ".join(f"{begin} to {end - 1}" for begin, end in ahead)
+            self.say(f"rows {rows} are left out, as the log of incidents says")
+
+    def _stand_at(self, step: int, states: dict[str, Any]) -> None:
+        self.step = step
+        self.stream_state = self.stream.state
+        self.saver.resumed(step)
         for callback in self.callbacks:
-            if callback.name in shared["callbacks"]:
-                callback.load_state_dict(shared["callbacks"][callback.name])
-        if rank_state is not None and reader.world_size == self.world_size:
-            self.engine.set_rng_state(rank_state)
-        else:  # another number of ranks: new dropout, but not that of the first steps again
-            self.engine.reseed(self.step)
-        reader.close()
-        self._say(f"resumed {found.path} at step {self.step} of {self.max_steps}")
-        changed = changed_settings(shared["config"], self.config)
-        if changed:
-            self._say("the config has changed since then: " + ", ".join(changed))
+            state = states.get(callback.name, self._fresh[callback.name])
+            callback.load_state_dict(copy.deepcopy(state))
+
+    def _take_step(self) -> bool:
+        """Goes a step on, or back to an earlier one; returns whether a stop was asked for."""
+        self.watchdog.progress(f"loading the rows of step {self.step + 1}")
+        started = time.perf_counter()
+        begin = self.stream_state["position"]
+        batches, waited = self._next_global_batch()
+        rows = (begin, self.stream_state["position"])
+        self.watchdog.progress(f"step {self.step + 1}")
+        result = self.recovery.compute(self, batches, self._learning_rate(), rows)
+        self.step += 1
+        record, stop = self._agree(result, batches, started, waited)
+        trouble = self.recovery.examine(self, record, rows)
+        if trouble is None:
+            for callback in self.callbacks:
+                callback.on_step_end(self, record)
+        else:
+            self.recovery.roll_back(self, trouble, record, rows)
+            for callback in self.callbacks:
+                callback.on_rollback(self)
+        return stop
 
     def _next_global_batch(self) -> tuple[list[MicroBatch], float]:
         """Returns this rank's micro-batches of one step and the seconds spent waiting."""
@@ -305,13 +315,18 @@ class Trainer:
             failure = error
         waited = time.perf_counter() - started
         if not reduce.all_ok(failure is None):
-            if self._saved_step != self.step:  # every rank stands between two steps
-                self.save()
+            self._save_what_there_is()  # every rank stands between two steps
             with reduce.together():
                 if failure is not None:
                     raise failure
-        self.stream_state = loaded.state_after
+        self.stream_state = self.stream.state
         return batches, waited
+
+    def _save_what_there_is(self) -> None:
+        try:
+            self.save(now=True)
+        except UserError as error:  # what ends the run is said next
+            self.say(str(error))
 
     def _learning_rate(self) -> float:
         return learning_rate(
@@ -322,13 +337,17 @@ class Trainer:
         self, result: StepResult, batches: list[MicroBatch], started: float, waited: float
     ) -> tuple[StepRecord, bool]:
         """Sums what ranks know apart in one small reduction: stop flag, tokens, language losses."""
-        real_tokens = sum(int((batch.tokens != PAD).sum()) for batch in batches)
-        pairs = sum(int(batch.cu_seqlens.diff().long().square().sum()) for batch in batches)
-        mine = [float(self.stop_signal is not None), float(real_tokens), float(pairs), waited]
+        own_rows = real_tokens = pairs = 0
+        if self.engine.grid.is_first_stage:  # all stages of a replica have the same rows
+            own_rows = sum(len(batch.row_ids) for batch in batches)
+            real_tokens = sum(int((batch.tokens != PAD).sum()) for batch in batches)
+            pairs = sum(int(batch.cu_seqlens.diff().long().square().sum()) for batch in batches)
+        mine = [float(self.stop_signal is not None), own_rows, real_tokens, pairs, waited]
         scalars = torch.tensor(mine, dtype=torch.float64, device=self.device)
-        losses, counts = result.language_loss_sum, result.language_targets  # (languages,) each
+        # (languages,) each, zero on all stages of a pipeline but the last
+        losses, counts = result.language_loss_sum, result.language_targets
         totals = reduce.all_sum(torch.cat([scalars, losses.double(), counts.double()])).tolist()
-        stop, real, pairs, wait = totals[: len(mine)]
+        stop, num_rows, real, num_pairs, wait = totals[: len(mine)]
         languages = self.run.index.languages
         sums = totals[len(mine) : len(mine) + len(languages)]
         numbers = totals[len(mine) + len(languages) :]
@@ -339,7 +358,7 @@ class Trainer:
             lr=result.lr,
             skipped=result.skipped,
             real_tokens=int(real),
-            attention_pairs=int(pairs),
+            attention_pairs=int(num_pairs),
             seconds=time.perf_counter() - started,
             data_wait_seconds=wait / self.world_size,
             language_loss={
@@ -347,6 +366,7 @@ class Trainer:
                 for language, total, number in zip(languages, sums, numbers, strict=True)
                 if number > 0
             },
+            rows=int(num_rows),
         )
         return record, stop > 0
 
@@ -362,9 +382,6 @@ class Trainer:
             signal.signal(number, note)
 
     def _mark_completed(self) -> None:
-        if self.rank == 0:
-            run_folder.mark_completed(self.run_dir, self.step)
-
-    def _say(self, message: str) -> None:
-        if self.rank == 0:
-            print(f"megaxlm: {message}", file=sys.stderr, flush=True)
+        with reduce.together():
+            if self.rank == 0:
+                run_folder.mark_completed(self.run_dir, self.step)

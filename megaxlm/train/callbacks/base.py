@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class StepRecord:
     """One optimizer step as all ranks agree on it."""
 
-    step: int  # optimizer updates done, this one in
+    step: int  # steps done, this one in, also those that updated nothing
     loss: float  # mean over all targets of the global batch, nats
     grad_norm: float  # before clipping, over all parameters
     lr: float
@@ -23,6 +23,7 @@ class StepRecord:
     seconds: float  # wall time of the step, data wait included
     data_wait_seconds: float  # wait for the loader, mean over ranks
     language_loss: dict[str, tuple[float, float]] = field(default_factory=dict)  # sum, targets
+    rows: int = 0  # of the global batch
 
 
 class Callback:
@@ -34,7 +35,10 @@ class Callback:
         """Called once, after a resume if there is one, before the first step."""
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
-        """Called on every rank after each optimizer step."""
+        """Called on every rank after each optimizer step; not after one that is rolled back."""
+
+    def on_rollback(self, trainer: Trainer) -> None:
+        """Called once a run stands at an earlier step again, with the callbacks' state of then."""
 
     def on_evaluation(self, trainer: Trainer, results: dict[str, Any]) -> None:
         """Called on every rank with the validation results of a step."""

@@ -1,4 +1,4 @@
-"""Writes a checkpoint every N steps, at the end, and when asked to stop."""
+"""Writes a checkpoint every N steps; the last one is the trainer's own concern."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class Checkpoints(Callback):
         self.every_steps = every_steps
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
-        """Saves at every multiple of `every_steps` and at the last step."""
-        if record.step % self.every_steps == 0 or record.step == trainer.max_steps:
+        """Saves at every multiple of `every_steps`."""
+        if record.step % self.every_steps == 0:
             trainer.save()

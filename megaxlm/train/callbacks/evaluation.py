@@ -7,12 +7,20 @@ both side by side, because what each language got is the first thing to know of 
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from megaxlm.data.shards import write_atomically
-from megaxlm.evaluation.report import render_comparison
+from megaxlm.data.shards import tokenizer_path, write_atomically
+from megaxlm.data.tokenizer import Tokenizer
+from megaxlm.distributed import reduce
+from megaxlm.evaluation.perplexity import evaluate_perplexity
+from megaxlm.evaluation.report import evaluation_to_json, render_comparison
+from megaxlm.evaluation.retrieval import evaluate_retrieval
 from megaxlm.train.callbacks.base import Callback, StepRecord
 
 if TYPE_CHECKING:
@@ -29,11 +37,16 @@ class Evaluation(Callback):
     def __init__(self, every_steps: int | None) -> None:
         self.every_steps = every_steps
         self.panel: list[dict[str, Any]] = []
+        self._written = True  # what the panel holds
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Measures the untrained model."""
         if trainer.step == 0:
             self._evaluate(trainer)
+
+    def on_rollback(self, trainer: Trainer) -> None:
+        """Measures the untrained model again, where a run goes back to its very beginning."""
+        self.on_train_begin(trainer)
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
         """Evaluates when it is due."""
@@ -43,6 +56,8 @@ class Evaluation(Callback):
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Shows what the run gained, if it came to its end."""
+        if trainer.rank == 0 and not self._written:
+            self._write(trainer.run_dir)
         if trainer.rank == 0 and trainer.step >= trainer.max_steps and len(self.panel) > 1:
             Console(width=100).print(render_comparison(self.panel[0], self.panel[-1]))
 
@@ -55,10 +70,72 @@ class Evaluation(Callback):
         self.panel = list(state["panel"])
 
     def _evaluate(self, trainer: Trainer) -> None:
-        results = trainer.evaluate()
+        results = measure(trainer)
         self.panel.append({"step": trainer.step, **results})
         for callback in trainer.callbacks:
             callback.on_evaluation(trainer, results)
         if trainer.rank == 0:
-            content = json.dumps(self.panel, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(trainer.run_dir / PANEL_NAME, content.encode())
+            self._write(trainer.run_dir)
+
+    def _write(self, run_dir: Path) -> None:
+        content = json.dumps(self.panel, indent=1, ensure_ascii=False) + "\n"
+        try:
+            write_atomically(run_dir / PANEL_NAME, content.encode())
+        except OSError as error:  # the panel is in the checkpoints too: training goes on
+            self._written = False
+            print(
+                f"megaxlm: {run_dir / PANEL_NAME}: cannot be written now "
+                f"({error.strerror or error}); it is written with the next evaluation",
+                file=sys.stderr,
+                flush=True,
+            )
+        else:
+            self._written = True
+
+
+def measure(trainer: Trainer) -> dict[str, Any]:
+    """Measures every language of the validation split, and retrieval if the config names it.
+
+    Returns:
+        A document of `evaluation_to_json`, the same on every rank.
+    """
+    config, engine = trainer.config, trainer.engine
+    settings, grid = config.evaluation, engine.grid
+
+    def together() -> AbstractContextManager[None]:
+        trainer.watchdog.progress(f"evaluation at step {trainer.step}")
+        return reduce.together()
+
+    perplexity_of = partial(
+        evaluate_perplexity,
+        engine.forward_module,
+        config.data.path,
+        config.data,
+        config.masking,
+        seed=config.seed,
+        max_rows_per_language=settings.max_rows_per_language,
+        micro_batch_size=config.training.micro_batch_size,
+        device=engine.device,
+        reduce=engine.data_sum,
+        rank=grid.data_rank,
+        world_size=grid.data_world_size,
+        together=together,
+    )
+    perplexity = perplexity_of() or perplexity_of(objective="tlm")  # pairs, if there is no text
+    retrieval = None
+    if settings.retrieval is not None:
+        trainer.watchdog.progress(f"retrieval at step {trainer.step}")
+        retrieval = evaluate_retrieval(
+            engine.model,
+            Tokenizer(tokenizer_path(config.data.path)),  # that of the run: checked
+            settings.retrieval,
+            settings.retrieval_pairs,
+            layer=settings.retrieval_layer,
+            scoring=settings.retrieval_scoring,
+            limit=settings.retrieval_limit,
+            device=engine.device,
+            reduce=engine.data_sum,
+            rank=grid.data_rank,
+            world_size=grid.data_world_size,
+        )
+    return evaluation_to_json(str(trainer.run_dir), perplexity, retrieval)

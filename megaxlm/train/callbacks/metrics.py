@@ -3,23 +3,23 @@
 A line covers the steps since the line before. Throughput counts real tokens (padding is none).
 MFU is the model's analytic FLOPs over the peak of the device; the head is shown apart, because
 with 250k words it can be half of all FLOPs and is computed on the targets alone.
+
+Losses and norms are means over the steps that were applied; `skipped_steps` counts the others.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
-from megaxlm.data.shards import write_atomically
-from megaxlm.distributed import reduce
 from megaxlm.train.callbacks.base import Callback, StepRecord
+from megaxlm.train.callbacks.tensorboard import TensorBoard
+from megaxlm.train.line_file import LineFile
 
 if TYPE_CHECKING:
     from megaxlm.train.trainer import Trainer
@@ -39,58 +39,69 @@ class Metrics(Callback):
         self.peak_flops = peak_flops  # per device, FLOP/s
         self.window: dict[str, float] = {}
         self.language_loss: dict[str, list[float]] = {}
-        self._writer: Any = None
-        self._file: Any = None
+        self._file: LineFile | None = None
+        self._board: TensorBoard | None = None
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Opens the files; what a killed run wrote after its last checkpoint is taken back."""
-        with reduce.together():
-            if trainer.rank == 0:
-                self._open(trainer.run_dir, trainer.step)
+        if trainer.rank == 0:
+            self._open(trainer.run_dir, trainer.step)
+
+    def on_rollback(self, trainer: Trainer) -> None:
+        """Takes back what was written of the steps that are done again."""
+        if trainer.rank == 0:
+            self._open(trainer.run_dir, trainer.step)
 
     def _open(self, run_dir: Path, step: int) -> None:
-        path = run_dir / METRICS_NAME
-        keep_until(path, step if step else -1)  # from the beginning, step 0 is measured again
-        self._file = open(path, "a", encoding="utf-8")
+        first_step = step + 1 if step else 0  # from the beginning, step 0 is measured again
+        if self._file is None:
+            self._file = LineFile(run_dir / METRICS_NAME)
+        self._file.keep_until(first_step - 1)
         if self.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            purge_step = step + 1 if step else 0
-            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step)
+            if self._board is not None:
+                self._board.close()
+            self._board = TensorBoard(run_dir / "tensorboard", first_step)
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
         """Adds a step to the window and writes the line when it is due."""
+        self._add(record)
+        if record.step % self.every_steps == 0 or record.step == trainer.max_steps:
+            self.write(trainer, self._line(trainer, record))
+            self.window, self.language_loss = {}, {}
+
+    def _add(self, record: StepRecord) -> None:
         window = self.window
-        for key, value in (
-            ("steps", 1.0),
-            ("loss", record.loss),
-            ("grad_norm", record.grad_norm),
-            ("skipped_steps", float(record.skipped)),
-            ("real_tokens", float(record.real_tokens)),
-            ("attention_pairs", float(record.attention_pairs)),
-            ("seconds", record.seconds),
-            ("data_wait_seconds", record.data_wait_seconds),
-        ):
+        values = {
+            "steps": 1.0,
+            "skipped_steps": float(record.skipped),
+            "rows": float(record.rows),
+            "real_tokens": float(record.real_tokens),
+            "attention_pairs": float(record.attention_pairs),
+            "seconds": record.seconds,
+            "data_wait_seconds": record.data_wait_seconds,
+        }
+        if not record.skipped:
+            values |= {"loss": record.loss, "grad_norm": record.grad_norm}
+        for key, value in values.items():
             window[key] = window.get(key, 0.0) + value
+        if record.skipped:
+            return
         for language, (loss_sum, targets) in record.language_loss.items():
             sums = self.language_loss.setdefault(language, [0.0, 0.0])
             sums[0] += loss_sum
             sums[1] += targets
-        if record.step % self.every_steps == 0 or record.step == trainer.max_steps:
-            self._write(trainer, self._line(trainer, record))
-            self.window, self.language_loss = {}, {}
 
     def on_evaluation(self, trainer: Trainer, results: dict[str, Any]) -> None:
         """Writes validation results as a line of their own."""
         line = {"step": trainer.step, "tokens": trainer.tokens_seen, "validation": results}
-        self._write(trainer, line)
+        self.write(trainer, line)
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Closes the files."""
         if self._file is not None:
-            self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+            self._file.flush()
+        if self._board is not None:
+            self._board.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the window that is being filled."""
@@ -104,13 +115,14 @@ class Metrics(Callback):
     def _line(self, trainer: Trainer, record: StepRecord) -> dict[str, Any]:
         window = self.window
         steps, seconds = window["steps"], max(window["seconds"], 1e-9)
-        flops = trainer.flops(int(steps), int(window["attention_pairs"]))
+        applied = steps - window["skipped_steps"]
+        flops = trainer.flops(int(window["rows"]), int(window["attention_pairs"]))
         peak = self.peak_flops * trainer.world_size * seconds
         return {
             "step": record.step,
             "tokens": trainer.tokens_seen,
-            "loss": window["loss"] / steps,
-            "grad_norm": window["grad_norm"] / steps,
+            "loss": window["loss"] / applied if applied else math.nan,
+            "grad_norm": window["grad_norm"] / applied if applied else math.nan,
             "lr": record.lr,
             "skipped_steps": int(window["skipped_steps"]),
             "loss_by_language": {
@@ -130,44 +142,14 @@ class Metrics(Callback):
             "memory_gib": _memory_gib(trainer.device),
         }
 
-    def _write(self, trainer: Trainer, line: dict[str, Any]) -> None:
+    def write(self, trainer: Trainer, line: dict[str, Any]) -> None:
+        """Writes a line with its `step`, on rank 0 while the run lasts."""
         if self._file is None:
             return
-        self._file.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._writer is not None:
-            for key, value in _flat(line):
-                if key not in ("step",):
-                    self._writer.add_scalar(key, value, trainer.step)
-            self._writer.flush()  # what a kill would lose comes before the next start's purge
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drops the lines of `metrics.jsonl` past a step, and a line that a kill cut in half."""
-    if path.exists():
-        kept = [line + b"\n" for line, its_step in _lines(path) if its_step <= step]
-        write_atomically(path, b"".join(kept))
-
-
-def last_step(path: Path) -> int:
-    """Returns the highest step that `metrics.jsonl` tells of; 0 if there is none."""
-    return max((step for _, step in _lines(path)), default=0) if path.exists() else 0
-
-
-def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    # As bytes: a cut line may end inside a character.
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            yield line, int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue
-
-
-def _finite(value: Any) -> Any:
-    """Returns a line without NaN and infinities, which JSON does not have: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        written = self._file.append(line)
+        if self._board is not None:
+            scalars = [(key, value) for key, value in _flat(line) if key != "step"]
+            self._board.add(trainer.step, scalars, now=written)
 
 
 def _flat(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -45,11 +45,20 @@ class Progress(Callback):
         self._recent.append(record)
         seconds = sum(item.seconds for item in self._recent)
         tokens = sum(item.real_tokens for item in self._recent)
-        loss = sum(item.loss for item in self._recent) / len(self._recent)
+        losses = [item.loss for item in self._recent if not item.skipped]
+        loss = f"{sum(losses) / len(losses):.3f}" if losses else "not finite"
         self._bar.set_postfix_str(
-            f"loss {loss:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s", refresh=False
+            f"loss {loss}, {tokens / max(seconds, 1e-9):,.0f} tokens/s", refresh=False
         )
         self._bar.update(1)
+
+    def on_rollback(self, trainer: Trainer) -> None:
+        """Moves the bar back."""
+        if self._bar is None:
+            return
+        self._recent.clear()
+        self._bar.n = self._bar.last_print_n = trainer.step
+        self._bar.refresh()
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Closes the bar."""

@@ -258,8 +258,8 @@ def test_a_manifest_of_another_dtype_than_the_file_is_refused(save_two, tmp_path
 
 def test_a_newer_format_is_named_not_called_damaged(save_two, tmp_path):
     path = save_two(tmp_path, 5)
-    rewrite_manifest(path, lambda manifest: manifest.update(format_version=2))
-    with pytest.raises(UserError, match="version 2, this megaxlm reads megaxlm-checkpoint 1"):
+    rewrite_manifest(path, lambda manifest: manifest.update(format_version=3))
+    with pytest.raises(UserError, match="version 3, this megaxlm reads megaxlm-checkpoint 2"):
         CheckpointReader(path)
 
 

@@ -17,6 +17,7 @@ from megaxlm.checkpoint.catalog import find_latest
 from megaxlm.checkpoint.fragments import DTYPE_NAMES, whole
 from megaxlm.checkpoint.manifest import sha256_of
 from megaxlm.checkpoint.reader import CheckpointReader
+from megaxlm.checkpoint.storage import StorageError
 from megaxlm.checkpoint.writer import CheckpointWriter, write_safetensors
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 
@@ -83,7 +84,7 @@ def test_the_folder_is_as_documented(save_two, tmp_path):
         "shared.json",
     ]
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["format_version"] == 1 and manifest["world_size"] == 2
+    assert manifest["format_version"] == 2 and manifest["world_size"] == 2
     assert manifest["tensors"]["model/w"] == {
         "shape": [4, 6],
         "dtype": "F32",
@@ -179,7 +180,7 @@ def test_too_little_space_is_refused_before_writing(save_two, save_on_ranks, tmp
     halves = [[whole(f"model/{rank}", torch.zeros(2**18))] for rank in range(3)]  # 3 x 1 MiB
     errors = save_on_ranks(tmp_path, 2, halves)
     assert not wrote
-    assert {type(error) for error in errors} == {UserError}
+    assert {type(error) for error in errors} == {StorageError}
     assert len({str(error) for error in errors}) == 1
     assert "needs 3.8 MiB, only 3.0 MiB are free; make room" in str(errors[0])
     assert errors[0].exit_code == EXIT_FOUND_WRONG
@@ -191,7 +192,7 @@ def test_too_little_space_is_refused_before_writing(save_two, save_on_ranks, tmp
 
 
 def _assert_failed_alike(errors, before):
-    assert {type(error) for error in errors} == {UserError}, errors
+    assert {type(error) for error in errors} == {StorageError}, errors
     assert len({str(error) for error in errors}) == 1
     assert "earlier checkpoints are intact" in str(errors[0]) and "(rank 1)" in str(errors[0])
     assert sorted(os.listdir(before.parent)) == ["saved.json", before.name]
@@ -226,7 +227,7 @@ def test_a_full_disk_on_one_rank_fails_all_ranks_alike(
     try:
         before = save_two(disk, 1)
         # the check of free space would refuse it: another program fills the disk meanwhile
-        monkeypatch.setattr(writer_module, "FREE_SPACE_FACTOR", 0)
+        monkeypatch.setattr(writer_module, "required_bytes", lambda *sizes: 0)
         owned = [[whole("model/s", torch.zeros(10))], [whole("model/b", torch.zeros(100_000))]]
         errors = save_on_ranks(disk, 2, owned)
         _assert_failed_alike(errors, before)

@@ -180,14 +180,14 @@ def test_round_trip_is_exact_to_the_byte(model_type: str, tied: bool, tmp_path: 
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "sentencepiece.bpe.model").write_bytes(b"\x00model")
-    write_hf_folder(tmp_path / "out", config, state, tokenizer)
+    write_hf_folder(tmp_path / "out", config, state, tokenizer.iterdir())
     assert (tmp_path / "out/sentencepiece.bpe.model").read_bytes() == b"\x00model"
     read_config, read_state = read_hf_folder(tmp_path / "out")
     assert read_config == config
     assert read_state.keys() == state.keys()
     for name, tensor in state.items():
         assert read_state[name].numpy().tobytes() == tensor.numpy().tobytes(), name
-    write_hf_folder(tmp_path / "again", read_config, read_state, tokenizer)
+    write_hf_folder(tmp_path / "again", read_config, read_state, tokenizer.iterdir())
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
@@ -350,7 +350,7 @@ def test_a_failed_export_leaves_nothing_and_a_killed_one_is_replaced(tmp_path: P
     config = small_config("xlm-roberta")
     state = parameters(our_model(config))
     with pytest.raises(UserError, match="cannot write the folder"):
-        write_hf_folder(tmp_path / "out", config, state, tmp_path / "no-tokenizer")
+        write_hf_folder(tmp_path / "out", config, state, [tmp_path / "no-tokenizer"])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial/model.safetensors").write_bytes(b"torn")

@@ -7,11 +7,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megaxlm.model.flops import TrainingFlops
 from megaxlm.train.callbacks.base import StepRecord
 from megaxlm.train.callbacks.checkpoints import Checkpoints
-from megaxlm.train.callbacks.metrics import METRICS_NAME, Metrics, keep_until, last_step
+from megaxlm.train.callbacks.evaluation import PANEL_NAME, Evaluation
+from megaxlm.train.callbacks.metrics import METRICS_NAME, Metrics
 from megaxlm.train.callbacks.progress import Progress
 from megaxlm.train.trainer import Trainer
 
@@ -19,8 +21,8 @@ from megaxlm.train.trainer import Trainer
 def trainer_of(run_dir: Path, step: int = 0, rank: int = 0, max_steps: int = 100) -> Trainer:
     """A stand-in with what callbacks look at."""
 
-    def flops(steps: int, attention_pairs: int) -> TrainingFlops:
-        return TrainingFlops(layers=3 * 10**9 * steps, attention=0, head=10**9 * steps)
+    def flops(rows: int, attention_pairs: int) -> TrainingFlops:
+        return TrainingFlops(layers=3 * 10**9 * rows, attention=0, head=10**9 * rows)
 
     stand_in = SimpleNamespace(
         run_dir=run_dir,
@@ -44,6 +46,7 @@ def record_of(step: int, loss: float = 2.0, grad_norm: float = 1.0, **fields: An
         "seconds": 0.5,
         "data_wait_seconds": 0.1,
         "language_loss": {"en": (4.0, 2.0), "fr": (9.0, 3.0)},
+        "rows": 1,
         **fields,
     }
     return StepRecord(step=step, loss=loss, grad_norm=grad_norm, **values)
@@ -59,21 +62,6 @@ def feed(metrics: Metrics, run_dir: Path, steps: range, resumed_at: int = 0) -> 
 def lines_of(run_dir: Path) -> list[dict[str, Any]]:
     text = (run_dir / METRICS_NAME).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
-
-
-def test_lines_past_the_checkpoint_and_a_torn_one_are_dropped(tmp_path: Path) -> None:
-    path = tmp_path / METRICS_NAME
-    whole = [json.dumps({"step": step, "of": "été"}, ensure_ascii=False) for step in (1, 2, 3)]
-    torn = whole[2].encode()[: whole[2].encode().index("é".encode()) + 1]  # half a character
-    path.write_bytes("\n".join(whole).encode() + b"\n" + torn)
-    assert last_step(path) == 3
-    keep_until(path, 2)
-    assert path.read_bytes() == ("\n".join(whole[:2]) + "\n").encode()
-    path.write_bytes(b'[1]\n"step"\n{"loss": 1}\n{"step": null}\n' + whole[0].encode())
-    keep_until(path, 2)  # what is not ours goes; a whole line without its end stays
-    assert path.read_bytes() == whole[0].encode() + b"\n"
-    keep_until(tmp_path / "none.jsonl", 2)
-    assert last_step(tmp_path / "none.jsonl") == 0 and not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_window_cut_by_a_kill_yields_the_line_of_the_unbroken_run(tmp_path: Path) -> None:
@@ -124,6 +112,84 @@ def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_step_that_updated_nothing_leaves_the_means_alone(tmp_path: Path) -> None:
+    metrics = Metrics(3, tensorboard=False, peak_flops=1e12)
+    metrics.on_train_begin(trainer_of(tmp_path))
+    metrics.on_step_end(trainer_of(tmp_path, 1), record_of(1, 2.0))
+    nan = float("nan")
+    broken = record_of(2, nan, nan, skipped=True, language_loss={"en": (nan, 2.0)})
+    metrics.on_step_end(trainer_of(tmp_path, 2), broken)
+    metrics.on_step_end(trainer_of(tmp_path, 3), record_of(3, 4.0))
+    metrics.on_train_end(trainer_of(tmp_path, 3))
+    (line,) = lines_of(tmp_path)
+    assert line["loss"] == 3.0 and line["grad_norm"] == 1.0 and line["skipped_steps"] == 1
+    assert line["loss_by_language"] == {"en": 2.0, "fr": 3.0}
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_rollback_takes_lines_and_events_back(tmp_path: Path, step: int) -> None:
+    metrics = Metrics(1, tensorboard=True, peak_flops=1e12)
+    metrics.on_train_begin(trainer_of(tmp_path))
+    metrics.on_evaluation(trainer_of(tmp_path), {"perplexity": {}})
+    for number in (1, 2, 3):
+        metrics.on_step_end(trainer_of(tmp_path, number), record_of(number, 9.0))
+    metrics.on_rollback(trainer_of(tmp_path, step))
+    if step == 0:
+        metrics.on_evaluation(trainer_of(tmp_path), {"perplexity": {}})
+    for number in range(step + 1, 4):
+        metrics.on_step_end(trainer_of(tmp_path, number), record_of(number, 1.0))
+    metrics.on_train_end(trainer_of(tmp_path, 3))
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert [line["loss"] for line in lines[1:]] == [9.0] * step + [1.0] * (3 - step)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert shown == [(line["step"], line["loss"]) for line in lines[1:]]
+
+
+def test_a_full_disk_costs_no_line_no_event_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = Metrics(1, tensorboard=True, peak_flops=1e12)
+    metrics.on_train_begin(trainer_of(tmp_path))
+    metrics.on_step_end(trainer_of(tmp_path, 1), record_of(1))
+    (tmp_path / METRICS_NAME).rename(tmp_path / "elsewhere")
+    (tmp_path / METRICS_NAME).mkdir()  # no line can be written here now
+    for step in (2, 3):
+        metrics.on_step_end(trainer_of(tmp_path, step), record_of(step))
+    (tmp_path / METRICS_NAME).rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / METRICS_NAME)
+    metrics.on_step_end(trainer_of(tmp_path, 4), record_of(4))
+    metrics.on_train_end(trainer_of(tmp_path, 4))
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "cannot be written now" in said[0] and "again" in said[1]
+
+
+def test_an_evaluation_that_cannot_be_written_is_written_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "megaxlm.train.callbacks.evaluation.measure", lambda trainer: {"at": trainer.step}
+    )
+    evaluation = Evaluation(2)
+    trainer = trainer_of(tmp_path)
+    trainer.callbacks = [evaluation]
+    (tmp_path / PANEL_NAME).mkdir()
+    evaluation.on_train_begin(trainer)
+    trainer.step = 2
+    evaluation.on_step_end(trainer, record_of(2))
+    assert capsys.readouterr().err.count("cannot be written now") == 2
+    (tmp_path / PANEL_NAME).rmdir()
+    evaluation.on_train_end(trainer)
+    panel = json.loads((tmp_path / PANEL_NAME).read_text())
+    assert panel == [{"step": 0, "at": 0}, {"step": 2, "at": 2}]
+
+
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     metrics = Metrics(1, tensorboard=True, peak_flops=1e12)
     metrics.on_train_begin(trainer_of(tmp_path, rank=1))
@@ -143,6 +209,16 @@ def test_progress_goes_on_from_the_resumed_step(
     said = capsys.readouterr().err
     assert "100/100" in said and "loss 2.000" in said and "120 tokens/s" in said
 
+    progress = Progress()
+    progress.on_train_begin(trainer_of(tmp_path, step=0))
+    progress.on_step_end(trainer_of(tmp_path, 1), record_of(1, float("nan"), skipped=True))
+    progress.on_rollback(trainer_of(tmp_path, 0))
+    for step in range(1, 101):
+        progress.on_step_end(trainer_of(tmp_path, step), record_of(step))
+    progress.on_train_end(trainer_of(tmp_path, 100))
+    said = capsys.readouterr().err
+    assert "100/100" in said and "101/100" not in said and "nan" not in said
+
     silent = Progress()
     silent.on_train_begin(trainer_of(tmp_path, rank=1))
     silent.on_step_end(trainer_of(tmp_path, 1, rank=1), record_of(1))
@@ -150,9 +226,9 @@ def test_progress_goes_on_from_the_resumed_step(
     assert capsys.readouterr().err == ""
 
 
-def test_checkpoints_are_due_at_multiples_and_at_the_end() -> None:
+def test_checkpoints_are_due_at_multiples() -> None:
     saved: list[int] = []
     for step in range(1, 9):
         trainer = SimpleNamespace(max_steps=8, save=lambda step=step: saved.append(step))
         Checkpoints(3).on_step_end(cast(Trainer, trainer), record_of(step))
-    assert saved == [3, 6, 8]
+    assert saved == [3, 6]  # and the last step is the trainer's concern

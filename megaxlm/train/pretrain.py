@@ -1,0 +1,55 @@
+"""`megaxlm pretrain`: what has to stand before the loop runs, and what is taken down after it."""
+
+from __future__ import annotations
+
+from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.distributed import environment, reduce
+from megaxlm.errors import UserError
+from megaxlm.train import run_folder
+from megaxlm.train.backend import disconnect
+from megaxlm.train.check import check_run
+from megaxlm.train.create import create_engine
+from megaxlm.train.trainer import Trainer
+from megaxlm.train.watchdog import Watchdog
+
+
+def pretrain(config: PretrainConfig, debug: bool = False) -> int:
+    """Trains a run from its beginning or from its newest valid checkpoint.
+
+    Args:
+        config: The run; `run_dir` decides whether this is a beginning or a resume.
+        debug: Lets DeepSpeed's own log through.
+
+    Returns:
+        0 when `max_steps` are done, 75 when stopped by a signal after saving.
+
+    Raises:
+        UserError: Whatever the user can mend; the same one on every rank.
+    """
+    place = environment.discover()
+    place.export()
+    run = check_run(config, place.world_size).run
+    try:
+        engine = create_engine(run.config, run.index, place, debug=debug)
+    except UserError:  # of all ranks alike: none waits for another in a collective
+        disconnect()
+        raise
+    try:
+        with Watchdog.start(place, run.config.run_dir, run.config.faults) as watchdog:
+            with reduce.together():
+                lock = (
+                    run_folder.open_run_folder(run.config.run_dir, run.config.data.path)
+                    if place.rank == 0
+                    else None
+                )
+            try:
+                trainer = Trainer(run, engine, place, watchdog)
+                try:
+                    return trainer.fit()
+                finally:
+                    trainer.close()
+            finally:
+                if lock is not None:
+                    lock.close()
+    finally:
+        engine.close()

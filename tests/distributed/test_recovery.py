@@ -1,0 +1,306 @@
+"""Steps that are not finite, losses that jump, kills and other layouts: which rows train the model.
+
+Faults are put into the rows of real runs by a small script that changes what the engine is given
+and then is `megaxlm pretrain`.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megaxlm.checkpoint.reader import CheckpointReader
+from megaxlm.testing.datasets import write_dataset
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 14
+ROWS = 8  # of a global batch: rank 1 computes rows 2, 3, 6, 7
+SECONDS = 300
+CONFIG = """\
+run_dir: {run_dir}
+seed: 5
+data: {{path: {data}, seq_len: 32, packing: documents}}
+objectives: [{{name: mlm}}, {{name: tlm}}]
+model: {{hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32}}
+optimizer: {{lr: 1e-3}}
+schedule: {{name: cosine, warmup_steps: 3}}
+training: {{max_steps: {steps}, global_batch_size: 8, micro_batch_size: 2, precision: fp32}}
+checkpoint: {{every_steps: 3, keep_last: 9}}
+faults: {{spike_window: 8}}
+logging: {{every_steps: 1, tensorboard: false}}
+evaluation: {{max_rows_per_language: 2}}
+"""
+RUNNER = """\
+import dataclasses, json, math, os, signal, sys
+
+from megaxlm import cli
+from megaxlm.train.engine import TrainingEngine
+from megaxlm.train.recovery import Recovery
+from megaxlm.train.trainer import Trainer
+
+plan = json.loads(sys.argv.pop(1))
+factors = {int(row): float(factor) for row, factor in plan.get("factors", {}).items()}
+calls = 0
+train_step, roll_back, take_step = TrainingEngine.train_step, Recovery.roll_back, Trainer._take_step
+
+
+def broken(batch):
+    found = [factors[row] for row in batch.row_ids.tolist() if row in factors]
+    weight = batch.target_weight * found[0] if found else batch.target_weight
+    return dataclasses.replace(batch, target_weight=weight)
+
+
+def step_with_faults(self, batches, lr):
+    global calls
+    calls += 1
+    if calls not in plan.get("calls", [calls]):
+        return train_step(self, batches, lr)
+    return train_step(self, [broken(batch) for batch in batches], lr)
+
+
+def roll_back_and_die(self, *arguments):
+    roll_back(self, *arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def step_that_is_noted(self):
+    step = self.step + 1
+    given = []
+    next_global_batch = self._next_global_batch
+    self._next_global_batch = lambda: given.append(next_global_batch()) or given[0]
+    stop = take_step(self)
+    del self._next_global_batch
+    rows = [row for batch in given[0][0] for row in batch.row_ids.tolist()]
+    with open(f"{self.run_dir}/rows-{self.world_size}-{self.rank}.jsonl", "a") as file:
+        file.write(json.dumps([step, rows]) + "\\n")
+    if plan.get("die_after") == step:
+        self.saver.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return stop
+
+
+TrainingEngine.train_step = step_with_faults
+Trainer._take_step = step_that_is_noted
+if plan.get("die_on_rollback"):
+    Recovery.roll_back = roll_back_and_die
+sys.argv[0] = "megaxlm"
+cli.run()
+"""
+
+
+def pretrain(
+    folder: Path, name: str, *overrides: str, world_size: int = 2, **plan: Any
+) -> tuple[list[int], str]:
+    """Runs `megaxlm pretrain` on real processes; returns exit codes and all that was said."""
+    (folder / "runner.py").write_text(RUNNER)
+    config = folder / f"{name}.yaml"
+    config.write_text(CONFIG.format(run_dir=folder / name, data=folder / "data", steps=STEPS))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(folder / "runner.py"), json.dumps(plan), "pretrain", str(config)]
+    ranks = [
+        subprocess.Popen(
+            [*command, *(("--set", *overrides) if overrides else ())],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                "DS_ACCELERATOR": "cpu",
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world_size),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        said = "".join(rank.communicate(timeout=SECONDS)[0] for rank in ranks)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    assert "Traceback" not in said, said
+    return [process.returncode for process in ranks], said
+
+
+def weights(run_dir: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    reader = CheckpointReader(run_dir / "checkpoints" / f"step-{step:08d}")
+    return {name: reader.read(name) for name in reader.names()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    assert left.keys() == right.keys() and len(left) > 30
+    return all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+def losses(run_dir: Path) -> list[tuple[int, float | None, int]]:
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [(of["step"], of["loss"], of["skipped_steps"]) for of in lines if "loss" in of]
+
+
+def incidents(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(of) for of in (run_dir / "incidents.jsonl").read_text().splitlines()]
+
+
+def of_step(step: int) -> list[int]:
+    """Rows of a step's global batch where none were left out before it."""
+    return list(range((step - 1) * ROWS, step * ROWS))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recovery")
+    random = np.random.default_rng(0)
+
+    def documents(count: int) -> list[list[int]]:
+        return [random.integers(4, 60, random.integers(5, 40)).tolist() for _ in range(count)]
+
+    pairs = [(a[:12], b[:12]) for a, b in zip(documents(60), documents(60), strict=True)]
+    write_dataset(
+        path / "data",
+        {"en": documents(80), "fr": documents(40)},
+        {("en", "fr"): pairs},
+        vocab_size=64,
+        validation={"en": documents(6)},
+    )
+    codes, said = pretrain(path, "clean")
+    assert codes == [0, 0], said
+    assert not (path / "clean" / "incidents.jsonl").exists()
+    return path
+
+
+def test_a_fault_that_passes_leaves_no_trace_but_a_line(folder: Path) -> None:
+    codes, said = pretrain(folder, "transient", calls=[4], factors={of_step(4)[2]: "nan"})
+    assert codes == [0, 0], said
+    assert same(weights(folder / "transient"), weights(folder / "clean"))
+    assert losses(folder / "transient") == losses(folder / "clean")
+    (incident,) = incidents(folder / "transient")
+    assert incident["step"] == 4 and incident["kind"] == "not_finite"
+    assert incident["action"] == "computed_again" and incident["loss"] is None
+    assert incident["row_ids"] == of_step(4) and incident["rows"] == [24, 32]
+    assert said.count("was not finite") == 1
+
+
+def test_one_bad_step_counts_and_updates_nothing(folder: Path) -> None:
+    codes, said = pretrain(folder, "single", "training.max_steps=3", factors={of_step(2)[3]: "inf"})
+    assert codes == [0, 0], said
+    (incident,) = incidents(folder / "single")
+    assert incident["action"] == "not_updated" and incident["row_ids"] == of_step(2)
+    first, second, third = losses(folder / "single")
+    assert first[1:] == (losses(folder / "clean")[0][1], 0) and second == (2, None, 1)
+    assert third[0] == 3 and third[1] is not None and third[2] == 0
+    shared = CheckpointReader(folder / "single" / "checkpoints" / "step-00000003").shared
+    assert shared["step"] == 3 and shared["optimizer_step"] == 2
+    assert shared["stream"]["position"] == 3 * ROWS and shared["stream"]["skip_rows"] == []
+    rates = [
+        json.loads(line)["lr"]
+        for line in (folder / "single" / "metrics.jsonl").read_text().splitlines()
+        if "lr" in line
+    ]
+    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])  # the schedule goes by the step
+    assert said.count("nothing was updated") == 1
+
+
+def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
+    """Three steps that are not finite, a kill right after the rollback, and a spike at the end."""
+    # After the first rollback rows 24 to 55 are left out: step 12 has rows 120 to 127.
+    faults = {of_step(5)[2]: "nan", of_step(6)[3]: "inf", of_step(7)[6]: "nan", 122: "1000"}
+    run_dir = folder / "faulty"
+    codes, said = pretrain(folder, "faulty", factors=faults, die_on_rollback=True)
+    assert codes == [-signal.SIGKILL] * 2, said
+    assert said.count("nothing was updated") == 2
+    assert "not finite in 3 steps in a row; back to step 3" in said
+    assert [line["step"] for line in incidents(run_dir)] == [5, 6, 7]
+    # What was saved at step 6 holds the suspect update of step 4: no start may go on from it.
+    assert sorted(of.name for of in (run_dir / "checkpoints").glob("step-*")) == ["step-00000003"]
+
+    codes, said = pretrain(folder, "faulty", factors=faults)
+    assert codes == [0, 0], said
+    assert "at step 3 of 14" in said and "rows 24 to 55 are left out, as the log" in said
+    assert "is far above those before it; back to step 9" in said
+    found = incidents(run_dir)
+    assert [(of["step"], of["action"]) for of in found] == [
+        (5, "not_updated"),
+        (6, "not_updated"),
+        (7, "rolled_back"),
+        (12, "rolled_back"),
+    ]
+    assert found[3]["kind"] == "loss_spike" and found[3]["row_ids"] == list(range(120, 128))
+    # The batch whose loss showed it and the one before, whose update may have caused it.
+    skipped = [of for line in found for of in line.get("skip_rows", [])]
+    assert skipped == [[24, 56], [112, 128]]
+    stream = CheckpointReader(run_dir / "checkpoints" / "step-00000014").shared["stream"]
+    assert stream["skip_rows"] == skipped and stream["position"] == STEPS * ROWS + 32 + 16
+    assert [of[0] for of in losses(run_dir)] == list(range(1, STEPS + 1))
+
+    codes, said = pretrain(folder, "replay", f"data.skip_rows={json.dumps(skipped)}")
+    assert codes == [0, 0], said
+    assert not (folder / "replay" / "incidents.jsonl").exists()
+    assert same(weights(folder / "replay"), weights(run_dir))
+    assert losses(folder / "replay") == losses(run_dir)
+    assert not same(weights(folder / "replay"), weights(folder / "clean"))
+    panels = [
+        json.loads((folder / of / "evaluation.json").read_text()) for of in ("replay", "faulty")
+    ]
+    assert panels[0][-1]["perplexity"] == panels[1][-1]["perplexity"]
+
+
+def test_a_run_that_cannot_recover_ends_with_one_line(folder: Path) -> None:
+    every = {row: "nan" for row in range(1000)}
+    codes, said = pretrain(folder, "hopeless", "faults.max_rollbacks=1", factors=every)
+    assert codes == [1, 1], said
+    assert "back to step 0 (the initial weights)" in said
+    errors = [line for line in said.splitlines() if "error:" in line]
+    assert len(errors) == 1 and ", after 1 rollback" in errors[0] and "optimizer.lr" in errors[0]
+    actions = [of["action"] for of in incidents(folder / "hopeless")]
+    assert actions == ["not_updated"] * 2 + ["rolled_back"] + ["not_updated"] * 2 + ["gave_up"]
+    assert incidents(folder / "hopeless")[2]["skip_rows"] == [[0, 24]]
+    assert not (folder / "hopeless" / "COMPLETED").exists()
+
+
+def test_no_row_is_repeated_or_lost_where_layout_and_batch_change(folder: Path) -> None:
+    """Two processes, killed; then one with another micro-batch; a global batch that grows."""
+    warmup = "training.batch_size_warmup=[{until_tokens: 640, global_batch_size: 4}]"  # 20 rows
+    run_dir = folder / "elastic"
+    codes, said = pretrain(folder, "elastic", warmup, die_after=8)
+    assert codes == [-signal.SIGKILL] * 2, said
+    codes, said = pretrain(folder, "elastic", warmup, "training.micro_batch_size=4", world_size=1)
+    assert codes == [0], said
+    assert "resumed" in said and "at step 6 of 14" in said
+
+    by_step: dict[int, list[int]] = {}
+    for rank in (0, 1):
+        for line in (run_dir / f"rows-2-{rank}.jsonl").read_text().splitlines():
+            step, rows = json.loads(line)
+            by_step.setdefault(step, []).extend(rows)
+    assert sorted(by_step) == list(range(1, 9))
+    after = [json.loads(line) for line in (run_dir / "rows-1-0.jsonl").read_text().splitlines()]
+    assert [step for step, _ in after] == list(range(7, STEPS + 1))
+    for step, rows in after:
+        assert sorted(by_step.get(step, rows)) == rows  # steps 7 and 8 were lost with the kill
+        by_step[step] = rows
+    sizes = [len(by_step[step]) for step in range(1, STEPS + 1)]
+    assert sizes == [4] * 5 + [8] * 9
+    every = [row for step in range(1, STEPS + 1) for row in sorted(by_step[step])]
+    assert every == list(range(5 * 4 + 9 * 8))
+    tokens = [
+        json.loads(line)["tokens"]
+        for line in (run_dir / "metrics.jsonl").read_text().splitlines()
+        if "loss" in line
+    ]
+    assert tokens[-1] == len(every) * 32
