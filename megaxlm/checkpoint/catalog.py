@@ -13,6 +13,7 @@ from pathlib import Path
 from megaxlm.checkpoint.manifest import (
     CHECKPOINTS_DIR,
     DELETING,
+    MARKER_NAME,
     RECORD_NAME,
     REPLACED,
     STAGING,
@@ -126,9 +127,9 @@ def remove_leftovers(parent: Path) -> None:
         temporary.unlink()
     for path, step, suffix in _step_folders(parent):
         if suffix in (STAGING, DELETING):
-            _remove(path)
+            remove_folder(path)
         elif suffix == REPLACED and (parent / step_name(step)).exists():
-            _remove(path)
+            remove_folder(path)
         elif suffix == REPLACED:
             os.rename(path, parent / step_name(step))
 
@@ -141,16 +142,22 @@ def delete_checkpoint(path: Path) -> None:
     """
     doomed = path.with_name(path.name + DELETING)
     if doomed.exists():
-        _remove(doomed)
+        remove_folder(doomed)
     os.rename(path, doomed)
-    _remove(doomed)
+    remove_folder(doomed)
 
 
-def _remove(path: Path) -> None:
+def remove_folder(path: Path) -> None:
+    """Removes a step folder, its marker first: a kill leaves no marker beside half of the files.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
     if path.is_symlink():
         path.unlink()  # the link, never what it leads to
-    else:
-        shutil.rmtree(path)
+        return
+    (path / MARKER_NAME).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def _step_folders(parent: Path) -> list[tuple[Path, int, str]]:

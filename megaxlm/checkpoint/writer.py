@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from torch import Tensor
 
 import megaxlm
 from megaxlm.checkpoint import state_json
-from megaxlm.checkpoint.catalog import record_saved, remove_leftovers
+from megaxlm.checkpoint.catalog import record_saved, remove_folder, remove_leftovers
 from megaxlm.checkpoint.fragments import DTYPE_NAMES, Fragment, joined, ordered_cover
 from megaxlm.checkpoint.manifest import (
     CHECKPOINTS_DIR,
@@ -174,7 +173,7 @@ class CheckpointWriter:
         message = self._heard(step, staging, error)
         self._barrier()  # every rank has read what the failing one wrote
         if self._rank == 0:
-            shutil.rmtree(staging, ignore_errors=True)
+            _remove_quietly(staging)
         self._barrier()
         if storage:
             said_here = self._rank == 0 or not (told or rank_0_knows)
@@ -218,20 +217,14 @@ class CheckpointWriter:
         self, staging: Path, owned: list[Fragment], rank_state: Mapping[str, Any]
     ) -> None:
         files: dict[str, FileEntry] = {}
-        tensors: dict[str, dict[str, Any]] = {}
+        tensors: dict[str, list[Any]] = {}  # dtype, shape, start, numel, start, numel, ...
         for fragment in owned:
-            entry = tensors.setdefault(
-                fragment.name,
-                {
-                    "shape": list(fragment.shape),
-                    "dtype": DTYPE_NAMES[fragment.tensor.dtype],
-                    "fragments": [],
-                },
-            )
-            if entry["shape"] != list(fragment.shape):
-                raise ValueError(f"{fragment.name}: fragments of two shapes on one rank")
+            dtype, shape = DTYPE_NAMES[fragment.tensor.dtype], list(fragment.shape)
+            entry = tensors.setdefault(fragment.name, [dtype, shape])
+            if entry[:2] != [dtype, shape]:
+                raise ValueError(f"{fragment.name}: fragments of two kinds on one rank")
             if fragment.numel:
-                entry["fragments"].append([fragment.start, fragment.numel])
+                entry += (fragment.start, fragment.numel)
         stored = [fragment for fragment in owned if fragment.numel]
         if stored:
             name = data_name(self._rank)
@@ -270,28 +263,35 @@ class CheckpointWriter:
         os.rename(staging, final)
         sync_directory(self._parent)
         record_saved(self._parent, step)
-        shutil.rmtree(replaced, ignore_errors=True)  # or with the next save's leftovers
+        _remove_quietly(replaced)
 
     def _merge(self, staging: Path) -> tuple[dict[str, TensorEntry], dict[str, FileEntry]]:
         """Returns what all ranks wrote, having checked that every tensor is tiled exactly."""
-        shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+        kinds: dict[str, list[Any]] = {}  # dtype, shape
         pieces: dict[str, list[tuple[int, int, int]]] = {}  # (start, rank, numel)
         files: dict[str, FileEntry] = {}
+        # A million turns for a thousand ranks and a thousand tensors: the inner loop is kept bare.
         for rank in range(self._world_size):
             entry = _read_json(self._side_file(staging, "entry", rank))
             files.update({name: FileEntry(*of) for name, of in entry["files"].items()})
-            for name, tensor in entry["tensors"].items():
-                kind = (tuple(tensor["shape"]), tensor["dtype"])
-                if shapes.setdefault(name, kind) != kind:
+            for name, (dtype, shape, *ranges) in entry["tensors"].items():
+                kind = kinds.get(name)
+                if kind is None:
+                    kinds[name] = [dtype, shape]
+                    pieces[name] = []
+                elif kind[0] != dtype or kind[1] != shape:
                     raise ValueError(
-                        f"{name}: rank {rank} has shape and dtype {kind}, others {shapes[name]}"
+                        f"{name}: rank {rank} has {dtype} of shape {shape}, others {kind[0]} of "
+                        f"shape {kind[1]}"
                     )
-                pieces.setdefault(name, []).extend(
-                    (start, rank, numel) for start, numel in tensor["fragments"]
-                )
+                found = pieces[name]
+                for i in range(0, len(ranges), 2):
+                    found.append((ranges[i], rank, ranges[i + 1]))
         tensors = {
-            name: TensorEntry(shape, dtype, ordered_cover(name, shape, joined(pieces[name])))
-            for name, (shape, dtype) in shapes.items()
+            name: TensorEntry(
+                tuple(shape), dtype, ordered_cover(name, shape, joined(pieces.pop(name)))
+            )
+            for name, (dtype, shape) in kinds.items()
         }
         return tensors, files
 
@@ -353,6 +353,13 @@ def _write_synced(path: Path, content: bytes) -> FileEntry:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
+
+
+def _remove_quietly(folder: Path) -> None:
+    try:
+        remove_folder(folder)
+    except OSError:  # not there, or the file system is away: the next save clears it
+        return
 
 
 def _unlink_quietly(path: Path) -> None:

@@ -30,22 +30,27 @@ def from_row(ranges: Iterable[RowRange], row: int) -> list[RowRange]:
     return [(max(begin, row), end) for begin, end in ranges if end > row]
 
 
-def rows_outside(skipped: Iterable[RowRange], begin: int, end: int) -> list[int]:
-    """Returns the rows of [begin, end) that are not skipped.
+def ranges_outside(skipped: Iterable[RowRange], begin: int, end: int) -> Iterator[RowRange]:
+    """Yields what of [begin, end) is not skipped.
 
     Args:
         skipped: As `merge_ranges` returns them.
         begin: First row.
         end: Row after the last.
     """
-    rows: list[int] = []
     for gap_begin, gap_end in from_row(skipped, begin):
         if gap_begin >= end:
             break
-        rows.extend(range(begin, gap_begin))
+        if begin < gap_begin:
+            yield begin, gap_begin
         begin = gap_end
-    rows.extend(range(begin, end))
-    return rows
+    if begin < end:
+        yield begin, end
+
+
+def rows_outside(skipped: Iterable[RowRange], begin: int, end: int) -> list[int]:
+    """Returns the rows of [begin, end) that are not skipped; see `ranges_outside`."""
+    return [row for run in ranges_outside(skipped, begin, end) for row in range(*run)]
 
 
 def runs_outside(skipped: Iterable[RowRange], begin: int, count: int) -> Iterator[RowRange]:

@@ -2,11 +2,11 @@
 
 A launcher that is killed cannot tell its ranks. DeepSpeed's even leaves them running when it gets
 SIGTERM: the command `deepspeed` ends, the process that it started and its ranks do not. A batch
-shell that is signalled does the same. Here each rank looks once a second whether the processes it
-descends from are still there, and sends itself SIGTERM when one has ended; the trainer then saves
-at the next step boundary, together with all ranks, and exits with 75.
+shell that is signalled does the same. Here a thread of each rank waits for the processes it
+descends from and sends SIGTERM to its own when one has ended; the trainer then saves at the next
+step boundary, together with all ranks, and exits with 75.
 
-Looked at are the parent and its parents as far as they belong to the same job: they share one
+Watched are the parent and its parents as far as they belong to the same job: they share one
 process group (an interactive shell gives each job a group of its own, a script does not) and treat
 SIGHUP alike. So a terminal may be closed on what `nohup` or a terminal multiplexer started.
 A signal of the kernel's at the parent's death (`PR_SET_PDEATHSIG`) would see the parent alone, and
@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -76,13 +76,17 @@ def _ignores_hangup(pid: int) -> bool:
 
 
 def _follow(chain: list[psutil.Process]) -> None:
+    poll = select.poll()
+    for process in chain:
+        with contextlib.suppress(AttributeError, OSError):  # no Linux from 5.3 on: looks must do
+            poll.register(os.pidfd_open(process.pid), select.POLLIN)  # readable once it has ended
     while chain:
         ended = next((process for process in chain if not _is_alive(process)), None)
         if ended is not None:
             _say(f"the launching process {ended.pid} has ended; stopping")
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        time.sleep(POLL_SECONDS)
+        poll.poll(POLL_SECONDS * 1000)
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -21,7 +21,7 @@ from megaxlm.model.heads import MaskedLanguageModelHead
 from megaxlm.model.layer import EncoderLayer, FinalNorm, LayerState
 from megaxlm.model.segments import Segments
 
-# With tied embeddings the last stage holds a copy of this parameter; the first stage owns it.
+# With tied embeddings the last stage holds a copy of this parameter; the first stage trains it.
 TIED_PARAMETER = "embeddings.word.weight"
 # The embeddings multiply no matrices: their time goes into moving about ten times (tokens, hidden)
 # values to and from memory (two lookups, sum, norm, dropout, and twice that in the backward pass,
@@ -192,7 +192,7 @@ class PipelineStage(nn.Module):
 
     @property
     def replicas(self) -> frozenset[str]:
-        """Names of parameters that another stage owns."""
+        """Names of parameters that another stage trains and saves."""
         is_copy = isinstance(self.embeddings, _WordTable)
         return frozenset({TIED_PARAMETER} if is_copy else ())
 

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from megaxlm.optim.state import ADAM_MOMENTS, MOMENTS, STEP
-from megaxlm.optim.whole_parameters import Call, WholeParameterOptimizer, sums_of_squares
+from megaxlm.optim.whole_parameters import (
+    Call,
+    WholeParameterOptimizer,
+    gradients,
+    sums_of_squares,
+)
 
 
 class Lamb(WholeParameterOptimizer):
@@ -39,7 +44,7 @@ class Lamb(WholeParameterOptimizer):
 
     def _update(self, group: dict[str, Any], masters: list[Tensor], call: Call) -> None:
         states = [self.state[master] for master in masters]
-        grads = [master.grad for master in masters]
+        grads = gradients(masters)
         first, second = ([state[name] for state in states] for name in ADAM_MOMENTS)
         beta1, beta2 = group["betas"]
         step = states[0][STEP]
@@ -47,7 +52,7 @@ class Lamb(WholeParameterOptimizer):
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
         # One temporary of the masters' size, worked on in place.
-        updates = torch._foreach_sqrt(second)
+        updates = list(torch._foreach_sqrt(second))
         torch._foreach_div_(updates, (1 - beta2**step) ** 0.5)
         torch._foreach_add_(updates, group["eps"])
         torch._foreach_mul_(updates, 1 - beta1**step)

@@ -18,7 +18,7 @@ from torch.optim.adamw import adamw
 
 from megaxlm.optim.muon_exchange import MatrixExchange, orthogonalize, working_dtype
 from megaxlm.optim.state import ADAM_MOMENTS, MOMENTS, MUON_MOMENTS, STEP
-from megaxlm.optim.whole_parameters import Call, WholeParameterOptimizer
+from megaxlm.optim.whole_parameters import Call, WholeParameterOptimizer, gradients
 
 RMS_OF_ADAMW = 0.2  # of an AdamW update, as measured by Liu et al. 2025
 
@@ -56,14 +56,14 @@ class Muon(WholeParameterOptimizer):
             self._update_adamw(group, masters)
 
     def _update_matrices(self, group: dict[str, Any], masters: list[Tensor], call: Call) -> None:
-        grads = [master.grad for master in masters]
+        grads = gradients(masters)
         momenta = [self.state[master][MUON_MOMENTS[0]] for master in masters]
         lr = group["lr"]
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, grads)
         if lr == 0:
             return  # nothing moves, and DeepSpeed's first steps come before `bind`
-        updates = torch._foreach_add(grads, momenta, alpha=group["momentum"])
+        updates = list(torch._foreach_add(grads, momenta, alpha=group["momentum"]))
         torch._foreach_mul_(masters, 1 - lr * group["weight_decay"])
         if call.unit is None:
             dtype = working_dtype(masters[0].device)
@@ -90,7 +90,7 @@ class Muon(WholeParameterOptimizer):
         steps = torch.full((len(masters),), float(states[0][STEP] - 1), device=device)
         adamw(
             masters,
-            [master.grad for master in masters],
+            gradients(masters),
             [state[ADAM_MOMENTS[0]] for state in states],
             [state[ADAM_MOMENTS[1]] for state in states],
             [],

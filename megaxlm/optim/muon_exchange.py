@@ -92,7 +92,7 @@ class MatrixExchange:
             self._orthogonalize_owned(planned.owned[self._rank], received, incoming)
             returned = self._all_to_all(incoming, send_sizes, sizes)
             for part, values in zip(
-                mine, returned.split([part.numel for part in mine]), strict=True
+                mine, torch.split(returned, [part.numel for part in mine]), strict=True
             ):
                 flat[part.offset : part.offset + part.numel] = values.to(flat.device, flat.dtype)
 

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from megaxlm.optim.state import ADAM_MOMENTS, MOMENTS, STEP
-from megaxlm.optim.whole_parameters import Call, WholeParameterOptimizer, sums_of_squares
+from megaxlm.optim.whole_parameters import (
+    Call,
+    WholeParameterOptimizer,
+    gradients,
+    sums_of_squares,
+)
 
 
 class StableAdamW(WholeParameterOptimizer):
@@ -39,13 +44,13 @@ class StableAdamW(WholeParameterOptimizer):
 
     def _update(self, group: dict[str, Any], masters: list[Tensor], call: Call) -> None:
         states = [self.state[master] for master in masters]
-        grads = [master.grad for master in masters]
+        grads = gradients(masters)
         first, second = ([state[name] for state in states] for name in ADAM_MOMENTS)
         beta1, beta2 = (_corrected(beta, states[0][STEP]) for beta in group["betas"])
         torch._foreach_lerp_(first, grads, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
-        work = torch._foreach_clamp_min(second, group["eps"] ** 2)
+        work = list(torch._foreach_clamp_min(second, group["eps"] ** 2))
         torch._foreach_sqrt_(work)
         torch._foreach_reciprocal_(work)
         torch._foreach_mul_(work, grads)  # its mean square, over a parameter, is RMS^2

@@ -176,7 +176,9 @@ class WholeParameterOptimizer(Optimizer):
                 self._calls[by_number[own.master]] = self._call_of(unit)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Updates the parameters from their gradients; at ZeRO 1 to 3 all ranks call it together.
 
         Args:
@@ -209,7 +211,8 @@ class WholeParameterOptimizer(Optimizer):
 
     def _call(self, group: dict[str, Any], masters: list[Tensor]) -> Call:
         if not self._partitioned:
-            shapes, views = [], []
+            shapes: list[tuple[int, ...]] = []
+            views: list[View] = []
             for index, master in enumerate(masters):
                 whole, stacked = Part(0, master.numel(), 0), group.get(STACKED, 1)
                 for _, shape, part in _unstacked("", tuple(master.shape), whole, stacked):
@@ -258,6 +261,11 @@ def communication_device(
     if device.type == "cpu" and "nccl" in str(dist.get_backend(process_group)):
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def gradients(masters: Iterable[Tensor]) -> list[Tensor]:
+    """Returns the gradients of masters that all have one."""
+    return [master.grad for master in masters if master.grad is not None]
 
 
 def sums_of_squares(tensors: list[Tensor]) -> list[Tensor]:

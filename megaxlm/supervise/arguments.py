@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--window", default.window, "in which restarts are counted")
     add("--backoff", default.backoff, "before a restart, doubled if nothing was gained")
     add("--grace", default.grace, "for ranks to save when they are asked to stop")
-    add(
-        "--stall", default.stall, "without a change in the run folder, then restart; off by default"
-    )
+    add("--stall", default.stall, "without a change in the run folder that count as a crash (off)")
     parser.add_argument(
         "--run-dir", type=Path, metavar="DIR", help="if the command does not show its config"
     )

@@ -33,7 +33,7 @@ class Outcome:
 
     code: int  # exit code, or minus the signal
     completed: bool = False  # the run wrote its completion marker
-    stopped: bool = False  # the ranks agreed to stop on a signal while their launcher lived
+    stopped: bool = False  # the ranks agreed to stop on a signal
     asked: bool = False  # the supervisor was asked to stop
     stalled: bool = False  # ended by the supervisor because nothing moved
     cleared: bool = True  # no process of the launch is left
@@ -44,8 +44,8 @@ def exit_code(outcome: Outcome) -> int | None:
 
     The run's own markers count more than the launcher's code: DeepSpeed's launcher ends with 0
     when a part of it is killed, torchrun with 1 for whatever a rank returns. A stop that the ranks
-    agreed on is final, whoever asked for it. Ranks that save because their launcher has crashed
-    were not asked by anybody.
+    agreed on is final, whoever asked for it. But ranks that save because their launcher has crashed
+    were asked by nobody: for `stopped` they must do so while it lives, or it ends with 0.
     """
     if outcome.completed:
         return EXIT_DONE
@@ -53,9 +53,12 @@ def exit_code(outcome: Outcome) -> int | None:
         return GAVE_UP
     if outcome.code == EXIT_BAD_USAGE:  # it would say the same again
         return EXIT_BAD_USAGE
-    if outcome.asked or outcome.stopped or outcome.code == EXIT_RESUMABLE:
+    if outcome.asked:
         return EXIT_RESUMABLE
-    return EXIT_RESUMABLE if outcome.code in _ENDED_ON_REQUEST else None
+    if outcome.stalled:  # so its signals came from the supervisor
+        return None
+    on_request = outcome.code == EXIT_RESUMABLE or outcome.code in _ENDED_ON_REQUEST
+    return EXIT_RESUMABLE if on_request or outcome.stopped else None
 
 
 class RestartPolicy:

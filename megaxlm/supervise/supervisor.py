@@ -93,7 +93,7 @@ class Supervisor:
             command=self._command,
         )
         stalled = self._wait(launch, watch)
-        stopped = watch.stopped
+        stopped = watch.stopped  # not because the launcher was gone
         grace = 0.0 if stalled else self._limits.grace
         left = launch.clear(grace, hurry=lambda: self._hurry)
         if left:
@@ -102,7 +102,7 @@ class Supervisor:
         outcome = Outcome(
             code=launch.code if launch.code is not None else -signal.SIGKILL,
             completed=watch.completed,
-            stopped=stopped,
+            stopped=stopped or (launch.code == 0 and watch.stopped),
             asked=self._stop_signal is not None,
             stalled=stalled,
             cleared=not left,
@@ -148,11 +148,12 @@ class Supervisor:
         code = outcome.code
         name = signal.Signals(-code).name if code < 0 else None
         how = f"ended by {name}" if name else f"ended with {code}"
+        at = f"step {reached}" if reached is not None else "no step yet"
         if code == 0 and not outcome.completed:
             how += " without being complete"
         self._journal.write(
             "end",
-            f"start {attempt} {how} after {now - begun:.0f} s; step {reached}, checkpoint {saved}",
+            f"start {attempt} {how} after {now - begun:.0f} s; {at}, checkpoint {saved}",
             attempt=attempt,
             code=None if name else code,
             signal=name,

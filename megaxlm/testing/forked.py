@@ -76,22 +76,22 @@ class ForkedRanks:
         for descriptor in self._results:
             os.close(descriptor)
 
-    def results(self) -> list[Any]:
+    def results(self, timeout_seconds: float = _TIMEOUT_SECONDS) -> list[Any]:
         """Waits for all ranks; what a rank raised is its result.
 
         Raises:
-            TimeoutError: They take longer than two minutes.
+            TimeoutError: They take longer than that.
             RuntimeError: A rank was killed.
         """
         contents = [b""] * len(self.pids)
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        deadline = time.monotonic() + timeout_seconds
         running = set(range(len(self.pids)))
         for descriptor in self._results:
             os.set_blocking(descriptor, False)
         while running:
             if time.monotonic() > deadline:
                 self.end()
-                raise TimeoutError(f"ranks {sorted(running)} not done after {_TIMEOUT_SECONDS} s")
+                raise TimeoutError(f"ranks {sorted(running)} not done after {timeout_seconds} s")
             for rank in sorted(running):
                 try:
                     part = os.read(self._results[rank], 1 << 16)
@@ -107,9 +107,11 @@ class ForkedRanks:
         return [pickle.loads(content) for content in contents]
 
 
-def run_forked(work: Callable[[ForkedRank], Any], world_size: int) -> list[Any]:
+def run_forked(
+    work: Callable[[ForkedRank], Any], world_size: int, timeout_seconds: float = _TIMEOUT_SECONDS
+) -> list[Any]:
     """Returns what `work` returns, or raises, on every rank."""
-    return ForkedRanks(work, world_size).results()
+    return ForkedRanks(work, world_size).results(timeout_seconds)
 
 
 def _rank_of(rank: int, world_size: int, barrier: Any, votes: Any) -> ForkedRank:

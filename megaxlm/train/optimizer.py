@@ -108,11 +108,11 @@ def _deepspeed_adam(
             "check it with `ds_report`, or set optimizer.name: adamw"
         ) from None
     if not on_cpu:
-        optimizer.register_step_post_hook(_share_step)
+        optimizer.register_step_post_hook(share_step)
     return optimizer
 
 
-def _share_step(stepped: Optimizer, args: Any, kwargs: Any) -> None:
+def share_step(stepped: Optimizer, args: Any, kwargs: Any) -> None:
     """Gives all masters of a group the count that FusedAdam keeps with the last one alone."""
     for group in stepped.param_groups:
         states = [stepped.state[p] for p in group["params"] if STEP in stepped.state.get(p, {})]

@@ -61,12 +61,10 @@ class PipelineTrainingEngine(TrainingEngine):
         ):
             with device:
                 stage = PipelineStage(config.model, spans[self.grid.stage])
-        groups = parameter_groups(stage.named_parameters(), config.model, config.optimizer)
+        named = [one for one in stage.named_parameters() if one[0] not in stage.replicas]
+        groups = parameter_groups(named, config.model, config.optimizer)
         optimizer = build_optimizer(config.optimizer, groups, device)
         self._pipeline = EncoderPipeline(stage, self.grid)
-        # In one piece a gradient is averaged where it lies, which `EncoderPipelineEngine` needs.
-        zero = {**deepspeed_config["zero_optimization"], "contiguous_gradients": False}
-        deepspeed_config = {**deepspeed_config, "zero_optimization": zero}
         mpu = self._pipeline.mpu()
         self._engine = EncoderPipelineEngine(
             args=None,
@@ -77,8 +75,11 @@ class PipelineTrainingEngine(TrainingEngine):
             config_class=read_config(deepspeed_config, deepspeed_source(config), mpu),
         )
         limit_waits()
-        names = {parameter: name for name, parameter in stage.named_parameters()}
-        self._fragments = EngineFragments(self._engine, self.grid, names, stage.replicas)
+        for name, parameter in stage.named_parameters():
+            if name in stage.replicas:  # no optimizer sums its micro-batches in fp32
+                parameter.grad_dtype = torch.float32
+        names = {parameter: name for name, parameter in named}
+        self._fragments = EngineFragments(self._engine, self.grid, names)
         self._replica = _Replica(self._pipeline, self.grid, spans)
 
     @property
@@ -127,6 +128,20 @@ class PipelineTrainingEngine(TrainingEngine):
         loss = float(reduce.all_sum(loss_sum) / (self.grad_accum_steps * replicas))
         skipped = not self._engine.was_step_applied()
         return StepResult(loss, norm, lr, skipped, by_language[0], by_language[1])
+
+    def load(self, source: TensorSource, optimizer_step: int) -> None:
+        """Takes weights, moments and step count from a checkpoint of any layout.
+
+        Raises:
+            UserError: A tensor is missing or has another shape; the same error on every rank.
+        """
+        super().load(source, optimizer_step)
+        self._pipeline.copy_tied_weight()
+
+    def load_initial(self) -> None:
+        """Takes the weights before the first step, with zero moments and a step count of zero."""
+        super().load_initial()
+        self._pipeline.copy_tied_weight()
 
     def data_sum(self, values: Tensor) -> Tensor:
         """Sums a tensor over the ranks that hold this stage, in place, and returns it."""

@@ -6,9 +6,11 @@ function of its position), so that hidden states alone travel, in one static sha
 takes the rest from its own copy of the micro-batch.
 
 What DeepSpeed 0.19.8 would do otherwise than we need, and is changed here:
-- Gradients of the tied embedding are summed over its two stages before they are averaged over the
-  replicas. From three replicas on, that average is rounded differently on the two stages, and
-  their copies drift apart. Summed last, both stages add the same two numbers.
+- It trains the tied embedding on the first and on the last stage and trusts that equal gradients
+  give equal copies. They do not: averages over the replicas are rounded differently (from three
+  replicas on), and so are the vectorised steps of an optimizer. Here the first stage alone trains
+  it: the last one hands over its gradient and is given the new weight, which moves fewer bytes and
+  needs no second optimizer state.
 - Outside bf16, the squares of the gradient norm are summed over the stages once for every group of
   parameters. Stages with unlike numbers of groups (embeddings without a norm, rates that fall
   layer by layer) then wait for one another for ever. Here they are summed once.
@@ -31,13 +33,11 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from megaxlm.data.batch import MicroBatch
 from megaxlm.distributed.environment import Grid
 from megaxlm.model.pipeline import PipelineStage
-
-TIED = "word_embedding"  # DeepSpeed's key of the tied parameter
 
 # Called on the last stage with a micro-batch, its loss and the (targets,) unweighted losses.
 LossObserver = Callable[[MicroBatch, Tensor, Tensor], None]
@@ -103,8 +103,8 @@ class EncoderPipeline(PipelineModule):  # type: ignore[misc]
         self._set_bounds(0, 1)  # of the one layer that this rank was given
 
     def _index_tied_modules(self) -> dict[str, Any]:
-        grid = self._grid
-        comms: dict[str, Any] = {}
+        """Makes the groups of the stages that share the word embedding; DeepSpeed ties nothing."""
+        grid, self.tied_group, self.tied_owner = self._grid, None, -1
         if self.stage.config.tie_word_embeddings:
             for replica in range(grid.data_parallel_size):  # every rank makes every group
                 ranks = [
@@ -113,24 +113,18 @@ class EncoderPipeline(PipelineModule):  # type: ignore[misc]
                 ]
                 group = dist.new_group(ranks=ranks)
                 if self.global_rank in ranks:
-                    embedding = self.stage.tied_embedding
-                    assert embedding is not None
-                    comms[TIED] = {
-                        "ranks": ranks,
-                        "group": group,
-                        "weight_attr": ["weight"],
-                        "module": embedding,
-                    }
-                    # The global gradient norm counts it once.
-                    embedding.weight.ds_pipe_replicated = self.global_rank != ranks[0]
-        return comms
+                    self.tied_group, self.tied_owner = group, ranks[0]
+        return {}
 
     def _synchronize_tied_weights(self) -> None:
         """Nothing: a stage has no values before it is loaded."""
 
-    def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, Any]]:
-        """Returns the tied weights of this rank, each with the group of the ranks that share it."""
-        return [(comm["module"].weight, comm["group"]) for comm in self.tied_comms.values()]
+    @torch.no_grad()
+    def copy_tied_weight(self) -> None:
+        """Gives the last stage the first one's word embedding, if they are tied."""
+        embedding = self.stage.tied_embedding
+        if embedding is not None:
+            dist.broadcast(embedding.weight, self.tied_owner, group=self.tied_group)
 
 
 class EncoderPipelineEngine(PipelineEngine):  # type: ignore[misc]
@@ -151,26 +145,29 @@ class EncoderPipelineEngine(PipelineEngine):  # type: ignore[misc]
         ):
             real = (one for one in gradients if not getattr(one, "_zero_padding", False))
             # The last gradient may be padding without a parameter.
-            for gradient, parameter in zip(real, parameters, strict=False):
-                if not parameter.ds_pipe_replicated:
-                    squares += torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2
+            for gradient, _ in zip(real, parameters, strict=False):
+                squares += torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2
         dist.all_reduce(squares, group=self.module.data_group)
         dist.all_reduce(squares, group=self.module.pipe_group)
         return torch.where(squares.isfinite(), squares.sqrt(), math.inf).float()
 
     def _exec_reduce_tied_grads(self) -> None:
-        """Nothing yet: see `_exec_reduce_grads`."""
+        """Adds the last stage's gradient of the word embedding to the first one's."""
+        embedding = self.module.stage.tied_embedding
+        if embedding is None:
+            return
+        weight = embedding.weight
+        # Where the optimizer knows the weight, bf16 gradients are summed in a buffer of its own.
+        gradient = getattr(weight, "_hp_grad", None)
+        gradient = weight.grad if gradient is None else gradient
+        dist.reduce(gradient, self.module.tied_owner, group=self.module.tied_group)
+        if not self.is_first_stage():
+            weight.grad = None
 
-    def _exec_reduce_grads(self) -> None:
-        # Without `contiguous_gradients`, the gradient itself is averaged in place and its pieces
-        # are what the optimizer steps with; `.grad` is gone by then.
-        tied = [
-            (weight._hp_grad if self.using_bf16_optimizer else weight.grad, group)
-            for weight, group in self.module.get_tied_weights_and_groups()
-        ]
-        super()._exec_reduce_grads()
-        for gradient, group in tied:
-            dist.all_reduce(gradient, group=group)
+    def _exec_optimizer_step(self, lr_kwargs: Any = None) -> None:
+        super()._exec_optimizer_step(lr_kwargs)
+        if self.was_step_applied():
+            self.module.copy_tied_weight()
 
     def _aggregate_total_loss(self) -> Tensor:
         return torch.zeros(())
@@ -189,5 +186,5 @@ class EncoderPipelineEngine(PipelineEngine):  # type: ignore[misc]
     _INSTRUCTION_MAP = {
         **PipelineEngine._INSTRUCTION_MAP,
         schedule.ReduceTiedGrads: _exec_reduce_tied_grads,
-        schedule.ReduceGrads: _exec_reduce_grads,
+        schedule.OptimizerStep: _exec_optimizer_step,
     }

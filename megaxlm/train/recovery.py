@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING, Any
 from megaxlm.checkpoint.catalog import delete_checkpoint, list_checkpoints, record_saved
 from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR
 from megaxlm.checkpoint.reader import CheckpointReader
-from megaxlm.checkpoint.storage import patiently
+from megaxlm.checkpoint.storage import Patience
 from megaxlm.config.pretrain import CurriculumPhase, FaultsConfig
 from megaxlm.data.batch import MicroBatch
-from megaxlm.data.row_ranges import RowRange, from_row
+from megaxlm.data.row_ranges import RowRange, from_row, ranges_outside
 from megaxlm.distributed import reduce
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
 from megaxlm.train.callbacks.base import Callback, StepRecord
@@ -129,6 +129,27 @@ class Recovery(Callback):
         """Lets no former loss say what is normal: the data or the objectives have changed."""
         self._losses.clear()
 
+    def resume_skips(self, trainer: Trainer) -> None:
+        """Leaves out what the log says, and tells what the config names too late.
+
+        Raises:
+            CorruptDataError: The log cannot be read; on every rank.
+        """
+        stream, position = trainer.stream, trainer.stream.state["position"]
+        late = [
+            of
+            for begin, end in trainer.config.data.skip_rows
+            for of in ranges_outside(stream.skipped, begin, min(end, position))
+        ]
+        if late:
+            trainer.say(f"data.skip_rows: rows {_shown(late)} were used before this checkpoint")
+        with reduce.together():
+            logged = logged_skips(trainer.run_dir) if trainer.rank == 0 else []
+        ahead = from_row(reduce.broadcast(logged), position)
+        if ahead:
+            trainer.skip_rows(ahead)
+            trainer.say(f"rows {_shown(ahead)} are left out, as {INCIDENTS_NAME} says")
+
     def compute(
         self, trainer: Trainer, batches: Sequence[MicroBatch], lr: float, rows: RowRange
     ) -> StepResult:
@@ -197,8 +218,9 @@ class Recovery(Callback):
             raise UserError(self._given_up(trainer, trouble, record), EXIT_FOUND_WRONG, "run")
         counted = (self._rollbacks + 1, max(self._troubled_step, record.step))
         row_ids = trainer.stream.rows_between(*rows)
+        patience = Patience(trainer.config.checkpoint.retry_seconds)
         path = checkpoint_before(
-            trainer.run_dir, trouble.first_step - 1, trainer.rank, trainer.world_size
+            trainer.run_dir, trouble.first_step - 1, trainer.rank, trainer.world_size, patience
         )
         if path is None:
             trainer.start_over()
@@ -220,15 +242,11 @@ class Recovery(Callback):
         )
         trainer.say(
             f"step {record.step}: {_described(trouble, record)}; back to step {trainer.step} "
-            f"({path or 'the initial weights'}), leaving out rows {trouble.skip[0]} to "
-            f"{trouble.skip[1] - 1}"
+            f"({path or 'the initial weights'}), leaving out rows {_shown(ahead)}"
         )
         with reduce.together():
             if trainer.rank == 0:
-                patiently(
-                    lambda: drop_later_checkpoints(trainer.run_dir, trainer.step),
-                    trainer.config.checkpoint.retry_seconds,
-                )
+                patience(lambda: drop_later_checkpoints(trainer.run_dir, trainer.step))
 
     def _is_spike(self, loss: float) -> bool:
         losses = self._losses
@@ -296,23 +314,38 @@ def logged_skips(run_dir: Path) -> list[RowRange]:
     return [of for of in found if 0 <= of[0] < of[1]]
 
 
-def checkpoint_before(run_dir: Path, step: int, rank: int = 0, world_size: int = 1) -> Path | None:
+def checkpoint_before(
+    run_dir: Path,
+    step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    patience: Patience | None = None,
+) -> Path | None:
     """Returns the newest whole checkpoint of less than `step` steps, else the oldest whole one.
 
     All ranks call it and get the same; None where there is no checkpoint.
 
+    Args:
+        run_dir: The run folder.
+        step: Steps that the checkpoint should not have yet.
+        rank: This rank.
+        world_size: Ranks that call this together.
+        patience: With a file system that is away; None: none.
+
     Raises:
         CorruptDataError: There are checkpoints and none of them is whole.
     """
+    patience = patience or Patience(0)
     with reduce.together():
-        listed = list_checkpoints(run_dir) if rank == 0 else []
+        listed = patience(lambda: list_checkpoints(run_dir)) if rank == 0 else []
     folders = reduce.broadcast([(folder.path, folder.step, folder.problem) for folder in listed])
     older = [folder for folder in reversed(folders) if folder[1] < step]
     problems = []
     for path, _, problem in [*older, *(folder for folder in folders if folder[1] >= step)]:
         if problem is None:
             try:
-                CheckpointReader(path, verify=False).verify_files(rank, world_size)
+                reader = CheckpointReader(path, verify=False, retry_seconds=patience.left)
+                reader.verify_files(rank, world_size)
             except (UserError, OSError) as error:
                 problem = str(error)
         if reduce.all_ok(problem is None):
@@ -327,12 +360,20 @@ def checkpoint_before(run_dir: Path, step: int, rank: int = 0, world_size: int =
 
 
 def drop_later_checkpoints(run_dir: Path, step: int) -> None:
-    """Removes the checkpoints of more than `step` steps, so that no start goes on from them."""
+    """Removes the checkpoints of more than `step` steps, so that no start goes on from them.
+
+    Raises:
+        OSError: One cannot be removed.
+    """
     for folder in list_checkpoints(run_dir):
         if folder.step > step and not folder.path.is_symlink():
             delete_checkpoint(folder.path)
     if step:
         record_saved(run_dir / CHECKPOINTS_DIR, step)
+
+
+def _shown(ranges: Sequence[RowRange]) -> str:
+    return ", ".join(f"{begin} to {end - 1}" for begin, end in ranges)
 
 
 def _described(trouble: Trouble, record: StepRecord) -> str:

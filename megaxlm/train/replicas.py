@@ -28,7 +28,7 @@ from megaxlm.model.pipeline import TIED_PARAMETER
 if TYPE_CHECKING:
     from megaxlm.train.engine import TrainingEngine
 
-CHUNK = 1 << 20  # elements at a time, which bounds the memory that a checksum needs
+CHUNK = 1 << 18  # elements at a time: what a checksum needs besides stays in the caches
 MASTER_PREFIX = "fp32 master of "
 MULTIPLIER = 6364136223846793005  # Knuth's, of a linear congruential generator modulo 2**64
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -25,7 +25,7 @@ from megaxlm.checkpoint.saver import CheckpointSaver
 from megaxlm.checkpoint.space import check_space_before_training
 from megaxlm.data.batch import MicroBatch
 from megaxlm.data.masking import targets_per_row
-from megaxlm.data.row_ranges import RowRange, from_row
+from megaxlm.data.row_ranges import RowRange
 from megaxlm.data.special_tokens import PAD
 from megaxlm.distributed import environment, reduce
 from megaxlm.distributed.groups import new_rank_group
@@ -39,10 +39,12 @@ from megaxlm.train.callbacks.checkpoints import Checkpoints
 from megaxlm.train.callbacks.evaluation import Evaluation
 from megaxlm.train.callbacks.metrics import Metrics
 from megaxlm.train.callbacks.progress import Progress
+from megaxlm.train.callbacks.replicas import Replicas
+from megaxlm.train.callbacks.straggler import Straggler
 from megaxlm.train.engine import StepResult, TrainingEngine
 from megaxlm.train.peak_flops import peak_flops
 from megaxlm.train.prepare import ResolvedRun
-from megaxlm.train.recovery import Recovery, logged_skips
+from megaxlm.train.recovery import Recovery
 from megaxlm.train.resume import changed_settings, check_compatible, refuse_silent_restart
 from megaxlm.train.watchdog import Watchdog
 
@@ -91,6 +93,8 @@ class Trainer:
                 peak_flops(self.device, precision),
             ),
             Progress(),
+            Straggler(config.faults.straggler_ratio, config.faults.straggler_window),
+            Replicas(config.faults.replica_check_steps, config.checkpoint.every_steps),
             Evaluation(config.evaluation.every_steps),
             Checkpoints(config.checkpoint.every_steps),  # last: it saves what the others hold
         ]
@@ -141,6 +145,7 @@ class Trainer:
 
     def fit(self) -> int:
         """Runs the loop to `max_steps` or to a stop signal; returns the exit code."""
+        self._listen()
         self._resume()
         if self.step >= self.max_steps:
             # A kill may have come between the last checkpoint and the marker.
@@ -150,10 +155,10 @@ class Trainer:
         with reduce.together():
             if self.rank == 0:
                 run_folder.record_start(self.config, self.world_size)
+        with reduce.together():  # apart from the above: it sums over the ranks
             check_space_before_training(
                 self.run_dir, self.engine.fragments(), self.world_size, self._group.total
             )
-        self._listen()
         for callback in self.callbacks:
             callback.on_train_begin(self)
         try:
@@ -249,8 +254,9 @@ class Trainer:
     def _resume(self) -> None:
         """Takes up the newest valid checkpoint, or starts from initial or given weights."""
         self.watchdog.progress("checking checkpoints")
+        patience = self.config.checkpoint.retry_seconds
         with reduce.together():
-            found = select_resume(self.run_dir, self.rank, self.world_size, reduce.all_ok)
+            found = select_resume(self.run_dir, self.rank, self.world_size, reduce.all_ok, patience)
         if found is None:
             with reduce.together():
                 if self.rank == 0:
@@ -264,15 +270,10 @@ class Trainer:
             changed = changed_settings(shared["config"], self.config)
             if changed:
                 self.say("the config has changed since then: " + ", ".join(changed))
-            if any(of.startswith(("data.", "objectives", "masking")) for of in changed):
+            learnt = ("data.", "objectives", "masking")
+            if any(of.startswith(learnt) and "data.skip_rows" not in of for of in changed):
                 self.recovery.forget_losses()
-        with reduce.together():
-            logged = logged_skips(self.run_dir) if self.rank == 0 else []
-        ahead = from_row(reduce.broadcast(logged), self.stream_state["position"])
-        self.skip_rows(ahead)
-        if ahead:
-            rows = ", ".join(f"{begin} to {end - 1}" for begin, end in ahead)
-            self.say(f"rows {rows} are left out, as the log of incidents says")
+        self.recovery.resume_skips(self)
 
     def _stand_at(self, step: int, states: dict[str, Any]) -> None:
         self.step = step

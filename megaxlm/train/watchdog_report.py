@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import json
 import os
 import signal
@@ -107,7 +108,7 @@ def silent_line(
     """Returns the line on ranks that have stopped answering."""
     phase = _phases({member.rank: phases.get(member.rank, "") for member in members})
     have = "has" if len(members) == 1 else "have"
-    states = {STATES.get(member.state() or "") for member in members} - {None}
+    states = {STATES.get(member.state() or "") for member in members[:MAX_NAMED]} - {None}
     state = f" ({states.pop()})" if len(states) == 1 else ""
     return (
         f"{named(members)} {have} not answered for {seconds:.0f} s, last in {phase}{state}; the "
@@ -145,14 +146,13 @@ def claim(stacks: Path, verdict: Verdict) -> bool:
 
     A file system that refuses leaves every rank to speak for itself.
     """
+    path = stacks / f"end-{verdict.run_id}.txt"
     try:
         stacks.mkdir(parents=True, exist_ok=True)
-        with open(stacks / f"end-{verdict.run_id}.txt", "x", encoding="utf-8") as file:
+        with open(path, "x", encoding="utf-8") as file:
             file.write(f"{verdict.line}\n")
-    except FileExistsError:
-        return False
     except OSError:
-        pass
+        return not path.is_file()
     return True
 
 
@@ -221,6 +221,7 @@ def _stat(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
+@functools.cache
 def _machine() -> str:
     """Returns what tells this boot of this machine and its process ids apart; empty off Linux."""
     if sys.platform != "linux":

@@ -78,9 +78,7 @@ def check_whole(path):
 def check_after_kill(run_dir, at_least):
     """Whatever bears a marker is whole; the newest that counts is no older than before."""
     for path in (run_dir / "checkpoints").iterdir():
-        final = path.with_suffix("")
-        replaced = path.suffix == ".replaced" and final.exists()  # its successor is there
-        if (path / MARKER_NAME).exists() and not replaced and path.suffix != ".deleting":
+        if (path / MARKER_NAME).exists():  # also while it is made, replaced or removed
             check_complete(path)
             check_whole(path)
     for folder in list_checkpoints(run_dir):
@@ -103,24 +101,25 @@ def test_sigkill_of_any_rank_at_200_random_moments_of_saving(tmp_path):
 
         def work(place, first=newest + (not again), asynchronous=asynchronous):
             saver = saver_of(place, run_dir, asynchronous=asynchronous)
-            began = time.monotonic()
             for step in range(first, first + 3):
                 save_step(saver, place, step)
             saver.close()
-            return time.monotonic() - began
 
         ranks = ForkedRanks(work, 2)
         time.sleep(choose.uniform(0, 4) * one_save)
         if ranks.ended():
-            one_save = (one_save + ranks.results()[0] / 3) / 2  # it was too late: adapt
+            ranks.results()
             ended += 1
+            one_save *= 0.8  # too late: what a save takes here is learnt as the machine goes
         else:
             ranks.kill(choose.randrange(2))
             time.sleep(choose.choice([0, 0.002, 0.01]))  # what the other still gets done
             ranks.end()
         seen.update(path.suffix for path in (run_dir / "checkpoints").iterdir())
-        newest = check_after_kill(run_dir, newest)
-    assert newest > 20 and ended < KILLS // 3
+        before, newest = newest, check_after_kill(run_dir, newest)
+        if newest == before:
+            one_save *= 1.1
+    assert newest > 12 and ended < KILLS // 3
     assert seen >= {"", ".staging"}
 
 

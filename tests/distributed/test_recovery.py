@@ -40,15 +40,18 @@ logging: {{every_steps: 1, tensorboard: false}}
 evaluation: {{max_rows_per_language: 2}}
 """
 RUNNER = """\
-import dataclasses, json, math, os, signal, sys
+import collections, dataclasses, json, os, signal, sys
 
 from megaxlm import cli
+from megaxlm.checkpoint import space
 from megaxlm.train.engine import TrainingEngine
 from megaxlm.train.recovery import Recovery
 from megaxlm.train.trainer import Trainer
 
 plan = json.loads(sys.argv.pop(1))
 factors = {int(row): float(factor) for row, factor in plan.get("factors", {}).items()}
+full = collections.Counter(plan.get("full", {}))  # how often the disk is, by step to be saved
+disk_usage = space.shutil.disk_usage
 calls = 0
 train_step, roll_back, take_step = TrainingEngine.train_step, Recovery.roll_back, Trainer._take_step
 
@@ -67,6 +70,12 @@ def step_with_faults(self, batches, lr):
     return train_step(self, [broken(batch) for batch in batches], lr)
 
 
+def free_bytes(folder):
+    step = folder.name.partition(".")[0].removeprefix("step-").lstrip("0")
+    full[step] -= 1
+    return disk_usage(folder)._replace(free=0) if full[step] >= 0 else disk_usage(folder)
+
+
 def roll_back_and_die(self, *arguments):
     roll_back(self, *arguments)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -74,6 +83,8 @@ def roll_back_and_die(self, *arguments):
 
 def step_that_is_noted(self):
     step = self.step + 1
+    if plan.get("stop_at") == step:
+        os.kill(os.getpid(), signal.SIGTERM)
     given = []
     next_global_batch = self._next_global_batch
     self._next_global_batch = lambda: given.append(next_global_batch()) or given[0]
@@ -88,6 +99,7 @@ def step_that_is_noted(self):
     return stop
 
 
+space.shutil.disk_usage = free_bytes
 TrainingEngine.train_step = step_with_faults
 Trainer._take_step = step_that_is_noted
 if plan.get("die_on_rollback"):
@@ -231,7 +243,7 @@ def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
 
     codes, said = pretrain(folder, "faulty", factors=faults)
     assert codes == [0, 0], said
-    assert "at step 3 of 14" in said and "rows 24 to 55 are left out, as the log" in said
+    assert "at step 3 of 14" in said and "rows 24 to 55 are left out, as incidents" in said
     assert "is far above those before it; back to step 9" in said
     found = incidents(run_dir)
     assert [(of["step"], of["action"]) for of in found] == [
@@ -304,3 +316,22 @@ def test_no_row_is_repeated_or_lost_where_layout_and_batch_change(folder: Path) 
         if "loss" in line
     ]
     assert tokens[-1] == len(every) * 32
+
+
+def test_a_full_disk_costs_a_checkpoint_and_at_the_end_the_exit_code(folder: Path) -> None:
+    overrides = ("training.max_steps=8", "checkpoint.every_steps=3")
+    run_dir = folder / "full"
+    codes, said = pretrain(
+        folder, "full", *overrides, world_size=1, full={"3": 1, "6": 1}, stop_at=6
+    )
+    # Step 3 is not tried again; step 6 is, because the run has to stop there.
+    assert codes == [75], said
+    assert said.count("training goes on") == 2 and "stopped on request at step 6" in said
+    assert sorted(of.name for of in (run_dir / "checkpoints").glob("step-*")) == ["step-00000006"]
+
+    codes, said = pretrain(folder, "full", *overrides, world_size=1, full={"8": 9})
+    assert codes == [1], said
+    errors = [line for line in said.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "a checkpoint needs" in errors[0]
+    assert not (run_dir / "COMPLETED").exists()
+    assert [of[0] for of in losses(run_dir)] == list(range(1, 9))

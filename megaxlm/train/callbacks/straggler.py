@@ -3,7 +3,7 @@
 Every step of a synchronous run takes as long as its slowest rank, so what is compared is the time
 of pure computation (`megaxlm.train.compute_clock`), among the ranks of one pipeline stage. Noise
 comes in bursts and a slow device is slow all the time: a rank is named if it was slow in each of
-the last `BLOCKS` blocks of steps. A rank whose clock, cooling or host is worse than the others'
+the last `BLOCKS` blocks of steps, and half as slow in one of them at the least. A rank whose clock, cooling or host is worse than the others'
 then costs a line, and a garbage collection on one of them does not.
 """
 
@@ -74,7 +74,8 @@ class StragglerJudge:
         if len(rank.ratios) < BLOCKS:
             return None
         halfway = (1 + self._ratio) / 2
-        if not rank.named and typical >= self._ratio and min(rank.ratios) >= halfway:
+        lowest, second, *_ = sorted(rank.ratios)
+        if not rank.named and lowest >= halfway and second >= self._ratio:
             rank.named = True
             return typical
         if rank.named and typical < halfway:

@@ -7,12 +7,14 @@ import time
 import pytest
 import torch
 
+from megaxlm.checkpoint import snapshot as snapshot_module
 from megaxlm.checkpoint import storage
 from megaxlm.checkpoint import writer as writer_module
 from megaxlm.checkpoint.catalog import list_checkpoints
 from megaxlm.checkpoint.fragments import Fragment, whole
 from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.checkpoint.saver import CheckpointSaver
+from megaxlm.checkpoint.snapshot import HostSnapshot
 from megaxlm.checkpoint.storage import StorageError
 from megaxlm.errors import UserError
 
@@ -330,3 +332,58 @@ def test_a_run_folder_that_vanishes_is_waited_for_and_not_made_anew(
     ]
     assert "the checkpoint of step 2 could be written now" in said[-1][1]
     assert values(tmp_path, 1)[0] == 100 and values(tmp_path, 2)[0] == 200
+
+
+class FakeRuntime:
+    """CUDA's page-locking calls, which here only note their arguments."""
+
+    def __init__(self, code):
+        self.code, self.locked = code, {}
+
+    def cudaHostRegister(self, address, size, flags):
+        if self.code == 0:
+            self.locked[address] = size
+        return self.code
+
+    def cudaHostUnregister(self, address):
+        del self.locked[address]
+
+
+def test_page_locked_memory_is_unlocked_before_it_goes(monkeypatch):
+    runtime = FakeRuntime(0)
+    monkeypatch.setattr(snapshot_module, "_cuda_runtime", lambda: runtime)
+    snapshot = HostSnapshot()
+    for size in (1000, 500, 9000):
+        snapshot._make_room(size, True)
+        assert runtime.locked == {snapshot._block.data_ptr(): snapshot._block.numel()}
+    snapshot.close()
+    assert runtime.locked == {}
+
+
+def test_memory_that_cannot_be_page_locked_serves_all_the_same(monkeypatch, caplog):
+    monkeypatch.setattr(snapshot_module, "_cuda_runtime", lambda: FakeRuntime(2))
+    snapshot = HostSnapshot()
+    snapshot._make_room(1000, True)
+    assert "could not be page-locked (CUDA error 2)" in caplog.text
+    assert snapshot.take([whole("model/w", torch.ones(9))])[0].tensor.tolist() == [1] * 9
+    snapshot.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_copy_from_a_device_is_finished_when_it_is_taken():
+    values = torch.randn(50_000_000, device="cuda")
+    half = torch.randn(1_000_001, device="cuda").bfloat16()
+    expected, expected_half = values.cpu(), half.cpu()
+    snapshot = HostSnapshot()
+    for _ in range(3):
+        taken = snapshot.take([whole("model/w", values), whole("model/h", half)])
+        values.zero_()  # queued behind the copy
+        half.zero_()
+        assert torch.equal(taken[0].tensor, expected) and torch.equal(
+            taken[1].tensor, expected_half
+        )
+        values.copy_(expected)
+        half.copy_(expected_half)
+    assert snapshot._locked
+    snapshot.close()

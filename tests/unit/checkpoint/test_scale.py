@@ -142,7 +142,7 @@ def test_a_rank_reads_no_more_files_than_hold_its_part(save_on_ranks, tmp_path, 
         "check_regular",
         lambda path: statted.append(path.name) or original_check(path),
     )
-    for readers, most in ((24, 1), (12, 3), (5, 6)):
+    for readers, most in ((24, 1), (12, 3), (5, 7)):
         for rank in range(readers):
             opened.clear()
             statted.clear()

@@ -157,6 +157,66 @@ def test_values_that_torch_or_numpy_would_refuse_later(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.pipeline_stages=0", "`training.pipeline_stages`"),
+        ("optimizer.name=adam", "`optimizer.name`"),
+        ("optimizer.layer_lr_decay=0", "`optimizer.layer_lr_decay`"),
+        ("optimizer.ema_decay=1", "`optimizer.ema_decay`"),
+        ("optimizer.muon_momentum=1", "`optimizer.muon_momentum`"),
+        ("model.activation_checkpointing=-1", "`model.activation_checkpointing"),
+        ("model.activation_checkpointing=some", "`model.activation_checkpointing"),
+        ("data.skip_rows=[[5, 5]]", "skip_rows: [5, 5) is not a range of rows"),
+        ("data.skip_rows=[[-1, 5]]", "skip_rows: [-1, 5) is not a range of rows"),
+        ("checkpoint.retry_seconds=-1", "`checkpoint.retry_seconds`"),
+        ("faults.straggler_ratio=1", "`faults.straggler_ratio`"),
+        ("faults.spike_window=4", "`faults.spike_window`"),
+        ("faults.max_rollbacks=-1", "`faults.max_rollbacks`"),
+        ("faults.heartbeat=9", "did you mean `heartbeat_seconds`?"),
+        (
+            "training.batch_size_warmup=[{until_tokens: 9, global_batch_size: 8}]",
+            "smaller than training.global_batch_size 8, got [8]",
+        ),
+        (
+            "training.batch_size_warmup=[{until_tokens: 9, global_batch_size: 4}, "
+            "{until_tokens: 9, global_batch_size: 6}]",
+            "increasing until_tokens",
+        ),
+        (
+            "training.batch_size_warmup=[{until_tokens: 8, global_batch_size: 4}, "
+            "{until_tokens: 9, global_batch_size: 2}]",
+            "larger than the one before it",
+        ),
+    ],
+)
+def test_what_a_layout_an_optimizer_or_a_watch_cannot_be(
+    tmp_path: Path, override: str, said: str
+) -> None:
+    assert said in problem(tmp_path, GOOD, (override,))
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("training.pipeline_stages=4", "training", "pipeline_stages", 4),
+        ("model.activation_checkpointing=true", "model", "activation_checkpointing", True),
+        ("model.activation_checkpointing=0", "model", "activation_checkpointing", False),
+        ("model.activation_checkpointing=1", "model", "activation_checkpointing", 1),
+        ("data.skip_rows=[[0, 8], [16, 24]]", "data", "skip_rows", [(0, 8), (16, 24)]),
+        ("optimizer.ema_decay=0.999", "optimizer", "ema_decay", 0.999),
+        ("faults.replica_check_steps=null", "faults", "replica_check_steps", None),
+        ("faults.spike_sigma=null", "faults", "spike_sigma", None),
+        ("checkpoint.asynchronous=false", "checkpoint", "asynchronous", False),
+    ],
+)
+def test_what_they_can_be(
+    tmp_path: Path, override: str, section: str, key: str, value: object
+) -> None:
+    given = getattr(getattr(load(tmp_path, overrides=(override,)), section), key)
+    assert given == value and type(given) is type(value)
+
+
 @pytest.mark.parametrize("value", ["!thing 1", "!!int a", "!!python/name:os.system"])
 def test_a_yaml_tag_is_one_line(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"run\.yaml:10: seed") as caught:

@@ -1,18 +1,23 @@
 """Which optimizers are refused with which layout, and on which machine."""
 
+import os
 import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import deepspeed
 import pytest
 import torch
+import torch.utils.cpp_extension
 from deepspeed.git_version_info import installed_ops
 
 from megaxlm.config.pretrain import OptimizerConfig, PretrainConfig
 from megaxlm.errors import UserError
+from megaxlm.optim.param_groups import parameter_groups
+from megaxlm.optim.state import moment_names, reset_state, step_count
 from megaxlm.testing.models import tiny_model_config
-from megaxlm.train.optimizer import build_optimizer, check_optimizer
+from megaxlm.train.optimizer import build_optimizer, check_optimizer, share_step
 
 
 def config(name: str, precision: str = "fp32") -> PretrainConfig:
@@ -100,3 +105,47 @@ def test_a_failed_build_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         build_optimizer(OptimizerConfig(name="deepspeed_adam"), [group], torch.device("cpu"))
     message = str(caught.value)
     assert "g++: fatal error: no space left" in message and "\n" not in message
+
+
+def cpu_adam_is_built() -> bool:
+    """Whether DeepSpeed's Adam loads without minutes of compiling."""
+    folder = os.environ.get("TORCH_EXTENSIONS_DIR")
+    compiled = Path(folder or torch.utils.cpp_extension.get_default_build_root())
+    return installed_ops["cpu_adam"] or any(compiled.rglob("cpu_adam.so"))
+
+
+@pytest.mark.skipif(not cpu_adam_is_built(), reason="DeepSpeed's Adam has not been compiled here")
+def test_deepspeeds_adam_is_adamw() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(3, 1000, generator=generator)
+    results = []
+    for name in ("deepspeed_adam", "adamw"):
+        weight = torch.nn.Parameter(first.clone())
+        settings = OptimizerConfig(name=name, ema_decay=0.5)
+        named = [("head.dense.weight", weight)]
+        groups = parameter_groups(named, tiny_model_config(), settings)
+        optimizer = build_optimizer(settings, groups, torch.device("cpu"))
+        (group,) = optimizer.param_groups
+        reset_state(optimizer, group, weight, 5)
+        group["lr"] = 1e-2
+        for step in range(3):
+            seeded = torch.Generator().manual_seed(step)
+            weight.grad = torch.randn(weight.shape, generator=seeded)
+            optimizer.step()
+        assert step_count(optimizer, group, weight) == 8
+        state = optimizer.state[weight]
+        results.append([weight.detach(), *(state[moment] for moment in moment_names(group))])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_adam_counts_for_all_masters() -> None:
+    """DeepSpeed's kernel for GPUs raises the count of a group's last master alone."""
+    masters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    groups = [{"params": masters[:2]}, {"params": masters[2:]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    for master, step in zip(masters, (4, 5, 9), strict=True):
+        optimizer.state[master]["step"] = step
+    optimizer.register_step_post_hook(share_step)
+    optimizer.step()
+    assert [optimizer.state[master]["step"] for master in masters] == [5, 5, 9]
