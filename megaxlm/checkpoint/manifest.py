@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megaxlm.checkpoint.fragments import DTYPES, StoredFragment, ordered_cover
 from megaxlm.checkpoint.storage import unreadable
+from megaxlm.checkpoint.stored import ELEMENT_BYTES, StoredFragment, ordered_cover
 from megaxlm.errors import CorruptDataError, UserError
 
 FORMAT = "megaxlm-checkpoint"
@@ -193,11 +193,11 @@ def _parse(parsed: dict[str, Any]) -> Manifest:
     for name, entry in parsed["tensors"].items():
         shape = tuple(_count(size) for size in entry["shape"])
         pieces = [StoredFragment(*(_count(n) for n in piece)) for piece in entry["fragments"]]
-        if entry["dtype"] not in DTYPES:
+        if entry["dtype"] not in ELEMENT_BYTES:
             raise ValueError(f"{name}: unknown dtype {entry['dtype']!r}")
         cover = ordered_cover(name, shape, pieces)
         for piece in cover:
-            bytes_of.add(name, piece, DTYPES[entry["dtype"]].itemsize)
+            bytes_of.add(name, piece, ELEMENT_BYTES[entry["dtype"]])
         tensors[name] = TensorEntry(shape, entry["dtype"], cover)
     bytes_of.check()
     return Manifest(_count(parsed["step"]), _count(parsed["world_size"]), tensors, files)

@@ -17,7 +17,6 @@ from megaxlm.checkpoint import state_json
 from megaxlm.checkpoint.fragments import (
     DTYPES,
     WEIGHTS_PREFIX,
-    StoredFragment,
     fragment_key,
 )
 from megaxlm.checkpoint.manifest import (
@@ -32,6 +31,7 @@ from megaxlm.checkpoint.manifest import (
     state_name,
 )
 from megaxlm.checkpoint.storage import RETRY_SECONDS, Patience, unreadable
+from megaxlm.checkpoint.stored import StoredFragment
 from megaxlm.checkpoint.tensor_file import TensorFile
 from megaxlm.errors import CorruptDataError, UserError
 

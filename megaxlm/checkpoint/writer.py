@@ -26,7 +26,7 @@ from torch import Tensor
 import megaxlm
 from megaxlm.checkpoint import state_json
 from megaxlm.checkpoint.catalog import record_saved, remove_folder, remove_leftovers
-from megaxlm.checkpoint.fragments import DTYPE_NAMES, Fragment, joined, ordered_cover
+from megaxlm.checkpoint.fragments import DTYPE_NAMES, Fragment
 from megaxlm.checkpoint.manifest import (
     CHECKPOINTS_DIR,
     MANIFEST_NAME,
@@ -43,6 +43,7 @@ from megaxlm.checkpoint.manifest import (
 )
 from megaxlm.checkpoint.space import require_free_space, required_bytes
 from megaxlm.checkpoint.storage import StorageError, is_transient
+from megaxlm.checkpoint.stored import joined, ordered_cover
 from megaxlm.data.shards import sync_directory
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 
@@ -374,9 +375,10 @@ def _describe(step: int, staging: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         where = error.filename or staging
+        away = is_transient(error, vanished=True)
+        mend = "mend its file system" if away else "make room or mend its rights"
         return (
             f"{where}: checkpoint of step {step} could not be written: "
-            f"{error.strerror or error}; make room or mend the file system and resume, "
-            "earlier checkpoints are intact"
+            f"{error.strerror or error}; {mend}, earlier checkpoints are intact"
         )
     return f"{staging}: checkpoint of step {step} failed: {type(error).__name__}: {error}"

@@ -32,6 +32,7 @@ import psutil
 POLL_SECONDS = 1.0
 # What launchers set for their ranks; alone, a process may outlive the one that started it.
 RANK_VARIABLES = ("RANK", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+MPI_PROXIES = ("hydra_", "pmi_proxy")  # of MPICH and its descendants, one a node
 
 _thread: threading.Thread | None = None
 
@@ -56,8 +57,9 @@ def launching_processes() -> list[psutil.Process]:
     launched = any(name in os.environ for name in RANK_VARIABLES)
     with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile: what is above it counts not
         while (parent := child.parent()) is not None:
-            # torchrun and mpiexec give each rank a session of its own.
-            apart = os.getpgid(parent.pid) != os.getpgid(child.pid) and not (launched and not chain)
+            # torchrun and mpiexec give each rank a session of its own, mpiexec its proxy as well.
+            kept = (launched and not chain) or child.name().startswith(MPI_PROXIES)
+            apart = os.getpgid(parent.pid) != os.getpgid(child.pid) and not kept
             if apart or _ignores_hangup(parent.pid) != _ignores_hangup(child.pid):
                 break
             chain.append(parent)

@@ -41,6 +41,7 @@ class Launch:
         """
         self.code: int | None = None  # of the command itself, once it has ended
         self._asked: set[psutil.Process] = set()
+        self._launchers: set[psutil.Process] = set()  # also when their ranks have ended
         prctl = _prctl()
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
         try:
@@ -85,7 +86,8 @@ class Launch:
         Not to the launcher: it would end before its ranks have saved, or kill them.
         """
         members = self.members()
-        for process in _ranks(members) or members:
+        ranks = self._ranks(members)
+        for process in ranks if ranks or self._asked else members:
             if process not in self._asked:
                 self._asked.add(process)
                 _send([process], signal.SIGTERM)
@@ -102,7 +104,7 @@ class Launch:
         """
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline and not hurry():
-            ranks = _ranks(self.members())
+            ranks = self._ranks(self.members())
             # A stopped process does nothing about its signals, so nothing would come of waiting.
             if all(_status(rank) in ("", psutil.STATUS_STOPPED) for rank in ranks):
                 break
@@ -117,34 +119,32 @@ class Launch:
             self._wait(1.0)
         return left
 
+    def _ranks(self, members: Iterable[psutil.Process]) -> list[psutil.Process]:
+        """Returns the processes that train: they run `pretrain` and are no launcher of another.
+
+        The command lines of shells and launchers hold the word as well. A process that has just
+        been forked has its parent's command line for a moment, which does not make that a launcher.
+        """
+        lines: dict[int, list[str]] = {}
+        parents: dict[int, int] = {}
+        processes = {process.pid: process for process in members}
+        for pid, process in processes.items():
+            with contextlib.suppress(psutil.Error):
+                line, parents[pid] = process.cmdline(), process.ppid()
+                if RANK_WORD in line:
+                    lines[pid] = line
+        for pid, line in lines.items():
+            above = parents.get(pid)
+            while above is not None:
+                if lines.get(above, line) != line:
+                    self._launchers.add(processes[above])
+                above = parents.get(above)
+        return [processes[pid] for pid in lines if processes[pid] not in self._launchers]
+
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while self.members() and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-
-
-def _ranks(members: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Returns the processes that train: those that run `pretrain` and are no launcher of another.
-
-    The command lines of shells and launchers hold the word as well. A process that has just been
-    forked has its parent's command line for a moment and is not what makes that a launcher.
-    """
-    lines: dict[int, list[str]] = {}
-    parents: dict[int, int] = {}
-    processes = {process.pid: process for process in members}
-    for pid, process in processes.items():
-        with contextlib.suppress(psutil.Error):
-            line, parents[pid] = process.cmdline(), process.ppid()
-            if RANK_WORD in line:
-                lines[pid] = line
-    launchers = set()
-    for pid, line in lines.items():
-        above = parents.get(pid)
-        while above is not None:
-            if lines.get(above, line) != line:
-                launchers.add(above)
-            above = parents.get(above)
-    return [processes[pid] for pid in lines if pid not in launchers]
 
 
 def _status(process: psutil.Process) -> str:

@@ -10,11 +10,12 @@ import os
 import time
 from pathlib import Path
 
+from megaxlm.checkpoint.catalog import find_latest
+from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR, MARKER_NAME, STEP_FOLDER
 from megaxlm.errors import UserError
 from megaxlm.train.run_folder import COMPLETED_NAME, STOPPED_NAME
 
 METRICS_NAME = "metrics.jsonl"
-CHECKPOINTS_DIR = "checkpoints"
 _TAIL_BYTES = 1 << 16
 
 Signature = tuple[int, int, int]
@@ -58,11 +59,6 @@ class RunWatch:
 
         A file system that is away is waited for; if it stays away the last answer stands.
         """
-        if not (self.run_dir / CHECKPOINTS_DIR).exists():
-            return self.checkpoint_step
-        from megaxlm.checkpoint.catalog import find_latest  # slow: torch comes with it
-        from megaxlm.checkpoint.manifest import MARKER_NAME, STEP_FOLDER
-
         try:
             latest = find_latest(self.run_dir)
             named = STEP_FOLDER.fullmatch(latest.name) if latest else None

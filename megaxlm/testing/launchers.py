@@ -29,7 +29,8 @@ model:
   {{hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16,
     hidden_dropout_prob: 0.1, attention_probs_dropout_prob: 0.1}}
 training:
-  {{max_steps: {steps}, global_batch_size: 4, micro_batch_size: 1, precision: fp32, zero_stage: 1}}
+  {{max_steps: {steps}, global_batch_size: {rows}, micro_batch_size: 1, precision: fp32,
+    zero_stage: 1}}
 checkpoint: {{every_steps: {every_steps}, keep_last: 3}}
 logging: {{every_steps: 1, tensorboard: false}}
 evaluation: {{max_rows_per_language: 4}}
@@ -66,11 +67,11 @@ def write_small_dataset(path: Path) -> None:
     write_dataset(path, {"en": documents}, vocab_size=48)
 
 
-def write_small_config(path: Path, data: Path, steps: int, every_steps: int = 5) -> Path:
+def write_small_config(path: Path, data: Path, steps: int, every_steps: int, rows: int = 4) -> Path:
     """Writes the config of a run beside its folder and returns the folder."""
     run_dir = path.with_suffix("")
     path.write_text(
-        _CONFIG.format(run_dir=run_dir, data=data, steps=steps, every_steps=every_steps)
+        _CONFIG.format(run_dir=run_dir, data=data, steps=steps, every_steps=every_steps, rows=rows)
     )
     return run_dir
 
@@ -78,6 +79,7 @@ def write_small_config(path: Path, data: Path, steps: int, every_steps: int = 5)
 def clean_environment() -> dict[str, str]:
     """Returns the environment for two CPU ranks that no launcher has started yet."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    env = {key: value for key, value in env.items() if not key.endswith("RANK")}
     env |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     return env | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -107,9 +109,13 @@ class Running:
 
     def ranks(self) -> list[psutil.Process]:
         """Returns the two training processes in order of their ranks."""
-        parents = {process.ppid() for process in self.members()}
-        leaves = [process for process in self.members() if process.pid not in parents]
-        return sorted(leaves, key=lambda process: int(_rank(process)))
+        found = {}
+        for process in self.members():  # from parents to children, as a rule
+            env = process.environ()
+            for name in ("RANK", "PMI_RANK"):
+                if name in env:
+                    found[int(env[name])] = process
+        return [found[rank] for rank in sorted(found)]
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of the steps done."""
@@ -177,8 +183,3 @@ def running(command: Sequence[str], run_dir: Path) -> Iterator[Running]:
         process.wait()
         for left in run.members():
             left.kill()
-
-
-def _rank(process: psutil.Process) -> str:
-    env = process.environ()
-    return next(env[name] for name in ("RANK", "PMI_RANK") if name in env)

@@ -75,9 +75,10 @@ class PipelineTrainingEngine(TrainingEngine):
             config_class=read_config(deepspeed_config, deepspeed_source(config), mpu),
         )
         limit_waits()
+        accumulation = deepspeed_config["data_types"]["grad_accum_dtype"]
         for name, parameter in stage.named_parameters():
-            if name in stage.replicas:  # no optimizer sums its micro-batches in fp32
-                parameter.grad_dtype = torch.float32
+            if name in stage.replicas:  # no optimizer sums its micro-batches in a wider dtype
+                parameter.grad_dtype = torch.float32 if accumulation == "fp32" else torch.bfloat16
         names = {parameter: name for name, parameter in named}
         self._fragments = EngineFragments(self._engine, self.grid, names)
         self._replica = _Replica(self._pipeline, self.grid, spans)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.distributed import environment, reduce
-from megaxlm.errors import UserError
 from megaxlm.train import run_folder
-from megaxlm.train.backend import disconnect
+from megaxlm.train.backend import connect, device_of, disconnect
 from megaxlm.train.check import check_run
 from megaxlm.train.create import create_engine
+from megaxlm.train.engine import TrainingEngine
+from megaxlm.train.prepare import ResolvedRun
 from megaxlm.train.trainer import Trainer
 from megaxlm.train.watchdog import Watchdog
 
@@ -29,27 +30,36 @@ def pretrain(config: PretrainConfig, debug: bool = False) -> int:
     place = environment.discover()
     place.export()
     run = check_run(config, place.world_size).run
+    connect(place, device_of(place), debug=debug)
     try:
-        engine = create_engine(run.config, run.index, place, debug=debug)
-    except UserError:  # of all ranks alike: none waits for another in a collective
-        disconnect()
-        raise
-    try:
+        # Around all that needs several ranks, building and taking down the engine as well.
         with Watchdog.start(place, run.config.run_dir, run.config.faults) as watchdog:
-            with reduce.together():
-                lock = (
-                    run_folder.open_run_folder(run.config.run_dir, run.config.data.path)
-                    if place.rank == 0
-                    else None
-                )
+            watchdog.progress("building the model")
+            engine = create_engine(run.config, run.index, place, debug=debug)
             try:
-                trainer = Trainer(run, engine, place, watchdog)
-                try:
-                    return trainer.fit()
-                finally:
-                    trainer.close()
+                return _train(run, engine, place, watchdog)
             finally:
-                if lock is not None:
-                    lock.close()
+                watchdog.progress("taking down the engine")
+                engine.close(disconnect_ranks=False)
     finally:
-        engine.close()
+        disconnect()
+
+
+def _train(
+    run: ResolvedRun, engine: TrainingEngine, place: environment.Environment, watchdog: Watchdog
+) -> int:
+    with reduce.together():
+        lock = (
+            run_folder.open_run_folder(run.config.run_dir, run.config.data.path)
+            if place.rank == 0
+            else None
+        )
+    try:
+        trainer = Trainer(run, engine, place, watchdog)
+        try:
+            return trainer.fit()
+        finally:
+            trainer.close()
+    finally:
+        if lock is not None:
+            lock.close()

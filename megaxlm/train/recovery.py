@@ -252,6 +252,7 @@ class Recovery(Callback):
         losses = self._losses
         if self._sigma is None or len(losses) < (losses.maxlen or 0):
             return False
+        # Both are exact up to the last rounding, so ranks on other processors decide alike.
         return loss > statistics.fmean(losses) + self._sigma * statistics.pstdev(losses)
 
     def _trouble(self, kind: str, step: int, first: RowRange, last: RowRange) -> Trouble:

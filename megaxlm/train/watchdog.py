@@ -40,7 +40,7 @@ from megaxlm.errors import EXIT_FOUND_WRONG
 from megaxlm.train import watchdog_report as report
 from megaxlm.train.watchdog_report import Member, Verdict
 from megaxlm.train.watchdog_server import Server, new_run_id
-from megaxlm.train.watchdog_sides import Client, Limits, Progress, Side, Solo
+from megaxlm.train.watchdog_sides import Client, Limits, OwnTime, Progress, Side, Solo
 
 REPORT_SECONDS = 8.0  # for the line and the stacks, if the terminal or the file system hangs
 PART_SECONDS = 6.0  # for the others to have written theirs
@@ -123,17 +123,14 @@ class Watchdog:
 
     def _watch(self) -> None:
         side, limits = self._side, self._limits
-        previous = time.monotonic()
+        own_time = OwnTime(limits)
         while True:
             if self._stopping.is_set():
                 time.sleep(0.02)
             else:
                 self._stopping.wait(limits.tick)
-            now = time.monotonic()
-            late = now - previous > limits.lateness
-            previous = now
             self._note_hang()
-            verdict = side.tick(now, self._progress, late)
+            verdict = side.tick(own_time(), self._progress)
             if verdict is not None:
                 self._end(verdict)
                 break

@@ -36,6 +36,7 @@ class Peer:
     heard: float
     progress: Progress = Progress()
     done: bool = False  # its stacks are written
+    given_up: bool = False  # it does not answer
 
 
 class Server:
@@ -78,16 +79,12 @@ class Server:
         self._moved = self._next_beat = time.monotonic()
         self._loss: Loss | None = None
 
-    def tick(self, now: float, progress: Progress, late: bool) -> Verdict | None:
+    def tick(self, now: float, progress: Progress) -> Verdict | None:
         """Hears every rank, tells them that this one is alive, and judges."""
         if progress.count != self._mine.count:
             self._moved = now
         self._mine = progress
         self._hear(now)
-        if late:
-            self._moved = now
-            for peer in self._peers.values():
-                peer.heard = now
         if now >= self._next_beat:
             self._beat()
             self._next_beat = now + self._limits.interval
@@ -118,14 +115,9 @@ class Server:
     def part(self, seconds: float) -> None:
         """Waits until every rank that answers has written its stacks."""
         deadline = time.monotonic() + seconds
-        while (now := time.monotonic()) < deadline:
-            self._hear(now)
-            answering = [
-                peer
-                for peer in self._peers.values()
-                if not peer.done and now - peer.heard < self._limits.silence
-            ]
-            if not answering:
+        while time.monotonic() < deadline:
+            self._hear(time.monotonic())
+            if all(peer.done or peer.given_up for peer in self._peers.values()):
                 return
             time.sleep(0.02)
 
@@ -256,6 +248,8 @@ class Server:
         silent = [peer for peer in self._peers.values() if now - peer.heard > limits.silence]
         # One interval more, so that all ranks of a host that stopped are named together.
         if any(now - peer.heard > limits.silence + limits.interval for peer in silent):
+            for peer in silent:
+                peer.given_up = True
             members = tuple(sorted((peer.member for peer in silent), key=lambda m: m.rank))
             phases = {peer.member.rank: peer.progress.phase for peer in silent}
             seconds = max(now - peer.heard for peer in silent)

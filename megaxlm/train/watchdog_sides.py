@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -44,9 +45,29 @@ class Limits:
         return self.interval / 2
 
     @property
-    def lateness(self) -> float:
-        """Beyond this the thread was stopped itself and must not judge others by its own clock."""
+    def pause(self) -> float:
+        """If the thread sleeps for longer, its process was stopped meanwhile."""
         return self.tick + max(self.silence / 4, 2 * self.interval)
+
+
+class OwnTime:
+    """Seconds in which this process ran; to be asked at every tick.
+
+    A process that was stopped, with its whole job or alone, finds the beats of others late that it
+    has had no chance to hear. That time does not count.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._clock = limits, clock
+        self._previous, self._stopped = clock(), 0.0
+
+    def __call__(self) -> float:
+        """Returns the time now."""
+        now = self._clock()
+        slept, self._previous = now - self._previous, now
+        if slept > self._limits.pause:
+            self._stopped += slept - self._limits.tick
+        return now - self._stopped
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,7 @@ class Offer:
 class Side(Protocol):
     """One rank's part in the watch; every method but `close` is called by its thread alone."""
 
-    def tick(self, now: float, progress: Progress, late: bool) -> Verdict | None:
+    def tick(self, now: float, progress: Progress) -> Verdict | None:
         """Hears, beats and judges; a verdict ends the run."""
 
     def leave(self, failed: bool) -> bool:
@@ -122,9 +143,9 @@ class Solo:
         self._limits, self._run_id, self._stacks = limits, run_id, stacks
         self._count, self._moved = -1, 0.0
 
-    def tick(self, now: float, progress: Progress, late: bool) -> Verdict | None:
+    def tick(self, now: float, progress: Progress) -> Verdict | None:
         """Judges by the main thread's progress."""
-        if late or progress.count != self._count:
+        if progress.count != self._count:
             self._count, self._moved = progress.count, now
         if now - self._moved < self._limits.stall:
             return None
@@ -190,7 +211,7 @@ class Client:
             known_to="rank",
         )
 
-    def tick(self, now: float, progress: Progress, late: bool) -> Verdict | None:
+    def tick(self, now: float, progress: Progress) -> Verdict | None:
         """Hears rank 0, tells of this rank, and judges rank 0 alone."""
         for kind, _, text in self._receive():
             self._heard = now
@@ -198,8 +219,6 @@ class Client:
                 self._phase_of_0 = text
             elif kind == Kind.END:
                 return Verdict.from_json(text)
-        if late:
-            self._heard = now
         if not self._wire.lost and now >= self._next_beat and self._wire.idle:
             text = "" if progress.phase == self._phase_sent else progress.phase
             self._wire.send(Kind.BEAT, progress.count, text)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def train_and_save(folder: Path):
     # Free space, summed over what each rank holds.
     size = sum(fragment.num_bytes for fragment in training.fragments())
     disk = type("Usage", (), {"free": required_bytes(group.total(size), world_size)})
-    writer_module.shutil.disk_usage = lambda path: disk
+    shutil.disk_usage = lambda path: disk
     check = (folder / "new" / "run", list(training.fragments()), world_size, group.total)
     check_space_before_training(*check)
     disk.free -= 1

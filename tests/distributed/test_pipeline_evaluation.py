@@ -25,8 +25,7 @@ pytestmark = pytest.mark.distributed
 
 SEQ_LEN, VOCAB, STEPS, SEED = 24, 203, 3, 7
 SENTENCES = ["one", "a rather long one", "", "two", "three words here", "four"]
-# (stages, pre-norm): with five layers, four stages of the pre-norm model have lone embeddings
-LAYOUTS = [(2, True), (2, False), (4, True), (4, False)]
+LAYOUTS = [(2, False), (4, True)]  # (stages, pre-norm): two replicas and one
 
 
 class CharacterTokenizer:

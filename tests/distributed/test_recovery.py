@@ -45,6 +45,7 @@ import collections, dataclasses, json, os, signal, sys
 from megaxlm import cli
 from megaxlm.checkpoint import space
 from megaxlm.train.engine import TrainingEngine
+from megaxlm.train.pipeline_engine import PipelineTrainingEngine
 from megaxlm.train.recovery import Recovery
 from megaxlm.train.trainer import Trainer
 
@@ -53,7 +54,7 @@ factors = {int(row): float(factor) for row, factor in plan.get("factors", {}).it
 full = collections.Counter(plan.get("full", {}))  # how often the disk is, by step to be saved
 disk_usage = space.shutil.disk_usage
 calls = 0
-train_step, roll_back, take_step = TrainingEngine.train_step, Recovery.roll_back, Trainer._take_step
+roll_back, take_step = Recovery.roll_back, Trainer._take_step
 
 
 def broken(batch):
@@ -62,12 +63,15 @@ def broken(batch):
     return dataclasses.replace(batch, target_weight=weight)
 
 
-def step_with_faults(self, batches, lr):
-    global calls
-    calls += 1
-    if calls not in plan.get("calls", [calls]):
+def with_faults(train_step):
+    def step(self, batches, lr):
+        global calls
+        calls += 1
+        if calls in plan.get("calls", [calls]):
+            batches = [broken(batch) for batch in batches]
         return train_step(self, batches, lr)
-    return train_step(self, [broken(batch) for batch in batches], lr)
+
+    return step
 
 
 def free_bytes(folder):
@@ -100,7 +104,8 @@ def step_that_is_noted(self):
 
 
 space.shutil.disk_usage = free_bytes
-TrainingEngine.train_step = step_with_faults
+for kind in (TrainingEngine, PipelineTrainingEngine):
+    kind.train_step = with_faults(kind.train_step)
 Trainer._take_step = step_that_is_noted
 if plan.get("die_on_rollback"):
     Recovery.roll_back = roll_back_and_die
@@ -273,8 +278,10 @@ def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
 
 
 def test_a_run_that_cannot_recover_ends_with_one_line(folder: Path) -> None:
+    """On two pipeline stages, of which only the last sees that something is wrong."""
     every = {row: "nan" for row in range(1000)}
-    codes, said = pretrain(folder, "hopeless", "faults.max_rollbacks=1", factors=every)
+    overrides = ("training.pipeline_stages=2", "faults.max_rollbacks=1")
+    codes, said = pretrain(folder, "hopeless", *overrides, factors=every)
     assert codes == [1, 1], said
     assert "back to step 0 (the initial weights)" in said
     errors = [line for line in said.splitlines() if "error:" in line]

@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.distributed
 
-HEARTBEAT, STALL = 3.0, 4.0
+HEARTBEAT, STALL, GRACE = 3.0, 4.0, 4.0
 PATIENCE = 90.0  # for things that take seconds on a quiet machine
 
 
@@ -28,8 +28,10 @@ def rank_main(scenario: str, run_dir: Path) -> None:
 
     from megaxlm.config.pretrain import FaultsConfig
     from megaxlm.distributed import environment
+    from megaxlm.train import watchdog_sides
     from megaxlm.train.watchdog import Watchdog
 
+    watchdog_sides.GRACE_SECONDS = GRACE
     place = environment.discover()
     if place.world_size > 1:
         dist.init_process_group("gloo")
@@ -140,8 +142,7 @@ class Ranks:
         return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("scenario", ["steps", "wait"])
+@pytest.mark.parametrize(("scenario", "victim"), [("steps", 0), ("wait", 1)])
 def test_a_killed_rank_is_named_and_all_end(tmp_path: Path, scenario: str, victim: int) -> None:
     with Ranks(scenario, tmp_path / "run", 2) as ranks:
         ranks.wait_for_step(20)
@@ -156,8 +157,8 @@ def test_a_killed_rank_is_named_and_all_end(tmp_path: Path, scenario: str, victi
             assert "rank_main" in ranks.stacks(other)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_stopped_rank_is_named_and_all_end(tmp_path: Path, victim: int) -> None:
+def test_a_stopped_rank_0_is_named_and_all_end(tmp_path: Path) -> None:
+    victim = 0  # the others have to find out for themselves
     with Ranks("steps", tmp_path / "run", 3) as ranks:
         ranks.wait_for_step(20)
         ranks.signal(signal.SIGSTOP, victim)
@@ -188,8 +189,8 @@ def test_a_rank_that_keeps_the_interpreter_lock_is_named_with_its_own_stacks(
         assert "rank_main" in ranks.stacks(0)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_run_that_stalls_is_ended(tmp_path: Path, world_size: int) -> None:
+def test_a_run_that_stalls_is_ended(tmp_path: Path) -> None:
+    world_size = 2
     with Ranks("stall", tmp_path / "run", world_size) as ranks:
         codes, _ = ranks.wait()
         assert codes == [1] * world_size

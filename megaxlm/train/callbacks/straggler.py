@@ -2,9 +2,9 @@
 
 Every step of a synchronous run takes as long as its slowest rank, so what is compared is the time
 of pure computation (`megaxlm.train.compute_clock`), among the ranks of one pipeline stage. Noise
-comes in bursts and a slow device is slow all the time: a rank is named if it was slow in each of
-the last `BLOCKS` blocks of steps, and half as slow in one of them at the least. A rank whose clock, cooling or host is worse than the others'
-then costs a line, and a garbage collection on one of them does not.
+comes in bursts and a slow device is slow all the time: a rank is named if it was slow in all of the
+last `BLOCKS` blocks of steps but one, and at least half as much in that one. A rank whose clock,
+cooling or host is worse than the others' then costs a line, and a pause on one of them does not.
 """
 
 from __future__ import annotations

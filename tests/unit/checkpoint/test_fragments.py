@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaxlm.checkpoint.fragments import Fragment, StoredFragment, ordered_cover, whole
+from megaxlm.checkpoint.fragments import Fragment, whole
+from megaxlm.checkpoint.stored import StoredFragment, ordered_cover
 
 
 def test_fragment_refuses_what_leaves_the_shape():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megaxlm.checkpoint import reader as reader_module
-from megaxlm.checkpoint.fragments import Fragment, StoredFragment, joined, ordered_cover
+from megaxlm.checkpoint.fragments import Fragment
 from megaxlm.checkpoint.manifest import (
     FileEntry,
     Manifest,
@@ -18,6 +18,7 @@ from megaxlm.checkpoint.manifest import (
     state_name,
 )
 from megaxlm.checkpoint.reader import CheckpointReader
+from megaxlm.checkpoint.stored import StoredFragment, joined, ordered_cover
 from megaxlm.errors import CorruptDataError
 
 RANKS = 1_000

@@ -1,0 +1,58 @@
+"""A rank is killed under `megaxlm supervise -- deepspeed ...`: the run ends as if it had not been."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megaxlm.testing.launchers import (
+    launch_command,
+    running,
+    write_small_config,
+    write_small_dataset,
+)
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 40
+
+
+def final_state(run_dir: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """Every tensor file of the last checkpoint, byte for byte, and the losses of every step."""
+    folder = run_dir / "checkpoints" / f"step-{STEPS:08d}"
+    tensors = {path.name: path.read_bytes() for path in folder.glob("rank-*.safetensors")}
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    kept = ("step", "loss", "grad_norm", "lr", "tokens")
+    return tensors, [{key: line[key] for key in kept} for line in lines if "loss" in line]
+
+
+def test_a_killed_rank_changes_nothing_in_the_end(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path / "data")
+    states = {}
+    for name in ("undisturbed", "disturbed"):
+        config = tmp_path / f"{name}.yaml"
+        run_dir = write_small_config(config, tmp_path / "data", STEPS, every_steps=5, rows=32)
+        launch = launch_command("deepspeed", "pretrain", str(config))
+        supervise = [sys.executable, "-m", "megaxlm", "supervise", "--backoff", "0", "--"]
+        with running([*supervise, *launch], run_dir) as run:
+            if name == "disturbed":
+                run.wait_for(lambda run=run: run.step() >= 12)  # type: ignore[misc]
+                run.ranks()[1].send_signal(signal.SIGKILL)
+            assert run.wait() == 0, run.said()
+            run.wait_for_none_left(1.0)
+        states[name] = final_state(run_dir)
+        assert (run_dir / "COMPLETED").exists()
+
+    lines = (tmp_path / "disturbed" / "supervise.jsonl").read_text().splitlines()
+    ends = [event for event in map(json.loads, lines) if event["event"] == "end"]
+    assert [end["completed"] for end in ends] == [False, True]
+    assert 10 <= ends[0]["checkpoint_step"] < STEPS, "killed too late to tell"
+    assert ends[0]["checkpoint_step"] <= ends[0]["step"] <= ends[0]["checkpoint_step"] + 6
+
+    assert len(states["disturbed"][0]) == 2
+    assert states["disturbed"] == states["undisturbed"]
+    steps = [line["step"] for line in states["undisturbed"][1]]
+    assert steps == list(range(1, STEPS + 1))
