@@ -97,7 +97,8 @@ class TrainingEngine:
             deepspeed_config = {**deepspeed_config, "gradient_clipping": 0.0}
         state_device = torch.device("cpu") if _offloads(deepspeed_config) else device
         groups = parameter_groups(model.named_parameters(), config.model, config.optimizer)
-        optimizer = build_optimizer(config.optimizer, groups, state_device)
+        with reduce.together():  # a library may be missing on one node
+            optimizer = build_optimizer(config.optimizer, groups, state_device)
         self._engine = initialize(model, optimizer, deepspeed_config, source)
         if self._replicated and bf16 and "grad_accum_dtype" not in deepspeed_config["data_types"]:
             for parameter in self._engine.module.parameters():
@@ -274,6 +275,7 @@ def add_by_language(
     batch: MicroBatch,
     target_losses: Tensor,  # (targets,) fp32
 ) -> None:
+    """Adds the losses of a micro-batch, and how many they are, to the sums of their languages."""
     counted = (batch.target_weight > 0).double()  # (targets,)
     languages = batch.languages[batch.target_index]  # (targets,)
     # A loss that is not finite times a weight of 0 would still be NaN.

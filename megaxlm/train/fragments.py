@@ -67,7 +67,6 @@ class EngineFragments:
         engine: DeepSpeedEngine,
         grid: Grid,
         names: dict[nn.Parameter, str] | None = None,
-        replicas: frozenset[str] = frozenset(),
     ) -> None:
         """Finds every piece and tells the optimizer, if it asks, which parameter it belongs to.
 
@@ -75,16 +74,14 @@ class EngineFragments:
             engine: DeepSpeed's engine.
             grid: This rank's place.
             names: Names of the parameters in a checkpoint; None: those of the module.
-            replicas: Names of parameters that another pipeline stage owns: read, never written.
         """
         self._optimizer = engine.optimizer
         self._inner: Optimizer = engine.basic_optimizer
         self._held = list(_held_pieces(engine, engine.param_names if names is None else names))
         partitioned = engine.zero_optimization_stage() > 0
-        mine = self._held
+        self._owned = self._held
         if not partitioned:
-            mine = _share(self._held, grid.data_rank, grid.data_world_size)
-        self._owned = [piece for piece in mine if piece.name not in replicas]
+            self._owned = _share(self._held, grid.data_rank, grid.data_world_size)
         bind = getattr(self._inner, "bind", None)
         if bind is not None:
             bind(self._held, self._optimizer.dp_process_group if partitioned else None)
@@ -102,9 +99,10 @@ class EngineFragments:
 
     @property
     def optimizer_step(self) -> int:
-        """Updates that the optimizer has applied; skipped steps are not among them."""
-        master, group = next(self._masters())
-        return step_count(self._inner, group, master)
+        """Updates that the optimizer has applied, without skipped ones; 0 on a rank of padding."""
+        for master, group in self._masters():
+            return step_count(self._inner, group, master)
+        return 0
 
     def owned(self) -> Iterator[Fragment]:
         """Yields this rank's share as views; all ranks together hold every element once."""

@@ -9,8 +9,8 @@ What DeepSpeed 0.19.8 would do otherwise than we need, and is changed here:
 - It trains the tied embedding on the first and on the last stage and trusts that equal gradients
   give equal copies. They do not: averages over the replicas are rounded differently (from three
   replicas on), and so are the vectorised steps of an optimizer. Here the first stage alone trains
-  it: the last one hands over its gradient and is given the new weight, which moves no more bytes and
-  needs no second optimizer state.
+  it: the last one hands over its gradient and is given the new weight, which moves no more bytes
+  and needs no second optimizer state.
 - Outside bf16, the squares of the gradient norm are summed over the stages once for every group of
   parameters. Stages with unlike numbers of groups (embeddings without a norm, rates that fall
   layer by layer) then wait for one another for ever. Here they are summed once.
