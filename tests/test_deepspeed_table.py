@@ -60,7 +60,8 @@ ELSEWHERE: dict[str, list[str]] = {
         "distributed/test_watchdog.py::test_a_killed_rank_is_named_and_all_end",
     ],
     "a worker is stopped": [
-        "distributed/test_watchdog.py::test_a_stopped_rank_is_named_and_all_end",
+        "distributed/test_watchdog.py::test_a_stopped_rank_0_is_named_and_all_end",
+        "distributed/test_pretrain_stops.py::test_a_stopped_rank_is_named_and_nothing_is_left",
     ],
     "parameters partitioned at construction": [
         "distributed/test_zero_at_scale.py::test_no_rank_ever_holds_the_whole_model",

@@ -53,7 +53,7 @@ def connect(place: Environment, device: torch.device, *, debug: bool = False) ->
     Raises:
         UserError: The ranks did not find one another.
     """
-    logging.getLogger("DeepSpeed").setLevel(logging.INFO if debug else logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.INFO if debug else logging.ERROR)
     if not debug:
         # DeepSpeed calls collectives by names that torch 2.13 deprecates.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")

@@ -30,17 +30,15 @@ from megaxlm.data.masking import targets_per_row
 from megaxlm.data.shards import TOKENIZER_DIR, file_xxh3, tokenizer_path
 from megaxlm.distributed import environment
 from megaxlm.errors import CorruptDataError, UserError
-from megaxlm.model.encoder import MaskedLanguageModel
 from megaxlm.model.pipeline import StageSpan, balance_stages
 from megaxlm.objectives.mixture import open_stream
-from megaxlm.optim.param_groups import parameter_groups
-from megaxlm.optim.state import EMA, moment_names
 from megaxlm.train.backend import read_config
 from megaxlm.train.initial_weights import check_initial_weights
 from megaxlm.train.optimizer import check_optimizer
 from megaxlm.train.prepare import ResolvedRun, resolve_run
 from megaxlm.train.resume import changed_settings, check_compatible, refuse_silent_restart
 from megaxlm.train.run_folder import NO_LOCKS
+from megaxlm.train.stored_state import stored_state
 
 FP32_BYTES = 4  # of a master weight and of each moment
 
@@ -100,7 +98,7 @@ def check_run(
     check_optimizer(run.config, zero["stage"], device_type, offload=offload)
     _check_device(run.config, zero, device_type, deepspeed_source(run.config))
     validate_by_deepspeed(deepspeed_config, deepspeed_source(run.config))
-    stored = _stored(run.config)
+    stored = stored_state(run.config)
     return CheckedRun(
         run,
         processes,
@@ -232,18 +230,6 @@ def _check_device(
             )
 
 
-def _stored(config: PretrainConfig) -> dict[str, tuple[int, tuple[str, ...]]]:
-    """Returns the elements of every parameter and the moments that a checkpoint has of it."""
-    with torch.device("meta"):
-        model = MaskedLanguageModel(config.model)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: (parameter.numel(), moment_names(group))
-        for group in parameter_groups(model.named_parameters(), config.model, config.optimizer)
-        for parameter in group["params"]
-    }
-
-
 def _open_stream(config: PretrainConfig, replicas: int) -> Stream:
     return open_stream(
         config.data.path,
@@ -278,25 +264,10 @@ def _check_run_folder(run: ResolvedRun, stream: Stream) -> Start:
     with CheckpointReader(latest, verify=False) as reader:
         check_compatible(reader, config, run.index.tokenizer_sha256)
         shared = reader.shared
-        _check_moments(reader, config)
     stream.load_state(shared["stream"])
     step = int(shared["step"])
     completed = step >= config.training.max_steps
     return Start(step, completed, tuple(changed_settings(shared["config"], config)))
-
-
-def _check_moments(reader: CheckpointReader, config: PretrainConfig) -> None:
-    """Finds moments that another optimizer did not keep; averaged weights may begin anew."""
-    there = set(reader.names())
-    for name, (_, moments) in _stored(config).items():
-        for moment in moments:
-            if moment != EMA and f"{moment}/{name}" not in there:
-                saved = reader.shared["config"]["optimizer"].get("name", "adamw")
-                raise UserError(
-                    f"{reader.path}: saved by optimizer.name {saved}, which keeps no {moment} of "
-                    f"{name} as {config.optimizer.name} needs; use optimizer.name {saved}, or "
-                    "give another run_dir and this run as init_from"
-                )
 
 
 def _check_writable(run_dir: Path) -> None:

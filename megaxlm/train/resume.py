@@ -15,9 +15,11 @@ from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR
 from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
+from megaxlm.optim.state import EMA
 from megaxlm.train.callbacks.metrics import METRICS_NAME
 from megaxlm.train.line_file import last_step
 from megaxlm.train.run_folder import COMPLETED_NAME
+from megaxlm.train.stored_state import stored_state
 
 # Settings of the model that change how it is computed or regularised, not what its tensors are.
 _FREE_TO_CHANGE = frozenset(
@@ -47,7 +49,8 @@ def check_compatible(
     """Refuses a checkpoint that this run cannot go on from.
 
     Raises:
-        UserError: It holds weights alone, or another model or tokenizer.
+        UserError: It holds weights alone, another model or tokenizer, or no moments for this
+            optimizer.
         CorruptDataError: Its state cannot be read.
     """
     if reader.weights_only:
@@ -68,6 +71,21 @@ def check_compatible(
             f"{reader.path}: saved with another tokenizer than {config.data.path} has; "
             "use the data set it was trained on, or a new run_dir"
         )
+    _check_moments(reader, config)
+
+
+def _check_moments(reader: CheckpointReader, config: PretrainConfig) -> None:
+    """Finds moments that another optimizer did not keep; averaged weights may begin anew."""
+    there = set(reader.names())
+    for name, (_, moments) in stored_state(config).items():
+        for moment in moments:
+            if moment != EMA and f"{moment}/{name}" not in there:
+                saved = reader.shared["config"]["optimizer"].get("name", "adamw")
+                raise UserError(
+                    f"{reader.path}: saved by optimizer.name {saved}, which keeps no {moment} of "
+                    f"{name} as {config.optimizer.name} needs; use optimizer.name {saved}, or "
+                    "give another run_dir and this run as init_from"
+                )
 
 
 def changed_settings(saved: Mapping[str, Any], config: PretrainConfig) -> list[str]:

@@ -297,8 +297,10 @@ def measure(folder: Path, minutes: float, save_seconds: float) -> dict[str, Any]
         step_seconds = benchmark.undisturbed("calibration", 12 if quick else 60, 100_000)[2]
         # What is left of the time goes to restarts.
         steps = max(round(minutes * 60 * (0.4 if quick else 0.75) / step_seconds), 70)
-        every_steps = max(round(save_seconds / step_seconds), 3)
         rounds = max(round(minutes / 15), 1)
+        # At least two checkpoints between two faults.
+        most = steps // (2 * (len(benchmark.kinds) * rounds + 1))
+        every_steps = max(min(round(save_seconds / step_seconds), most), 2)
         say(f"{steps} steps of {step_seconds:.3f} s, a checkpoint each {every_steps} steps")
         run_dir, seconds, faults = benchmark.disturbed(steps, every_steps, rounds, step_seconds)
         reference, calm_seconds, step_seconds = benchmark.undisturbed(
