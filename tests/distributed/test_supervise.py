@@ -1,4 +1,4 @@
-"""A rank is killed under `megaxlm supervise -- deepspeed ...`: the run ends as if it had not been."""
+"""A rank is killed under `megaxlm supervise -- deepspeed ...`; the run ends as if it was not."""
 
 import json
 import signal
