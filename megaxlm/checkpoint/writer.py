@@ -44,7 +44,7 @@ from megaxlm.checkpoint.manifest import (
 from megaxlm.checkpoint.space import require_free_space, required_bytes
 from megaxlm.checkpoint.storage import StorageError, is_transient
 from megaxlm.checkpoint.stored import joined, ordered_cover
-from megaxlm.data.shards import sync_directory
+from megaxlm.data.shards import sync_directory, write_atomically
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 
 _CHUNK_BYTES = 32 << 20  # what is copied from a device at a time
@@ -255,8 +255,7 @@ class CheckpointWriter:
             side_file.unlink()
         sync_directory(staging)
         marker = hashlib.sha256(manifest).hexdigest() + "\n"
-        _write_synced(staging / MARKER_NAME, marker.encode())
-        sync_directory(staging)
+        write_atomically(staging / MARKER_NAME, marker.encode())  # never an empty or half a marker
         final = self._parent / step_name(step)
         replaced = final.with_name(final.name + REPLACED)
         if final.exists():

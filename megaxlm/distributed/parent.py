@@ -40,8 +40,8 @@ _thread: threading.Thread | None = None
 def follow_launcher() -> None:
     """From now on, sends SIGTERM to this process when the job that it belongs to has ended.
 
-    To be called early, before slow imports: a launcher that ends before is not missed. Calls after
-    the first change nothing.
+    To be called before slow imports, so that a launcher which ends during those is not missed.
+    Calls after the first change nothing.
     """
     global _thread
     if _thread is None:

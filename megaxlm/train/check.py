@@ -172,7 +172,7 @@ def validate_by_deepspeed(deepspeed_config: dict[str, Any], source: str) -> None
     Raises:
         UserError: DeepSpeed refuses it.
     """
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed divides the batch by the processes it sees, here mostly this one; the batch itself
     # has been checked.
     accumulation = deepspeed_config["gradient_accumulation_steps"]

@@ -119,9 +119,9 @@ def silent_line(
 def ended_line(member: Member, phase: str, failed: bool, stacks: Path) -> str:
     """Returns the line on a process that is gone."""
     if failed:
-        return f"{member} failed in {phase or 'start-up'}; its own message says why"
+        return f"{member} failed, last in {phase or 'start-up'}; its own message says why"
     return (
-        f"{member} died in {phase or 'start-up'}: killed, or crashed in native code; stacks of "
+        f"{member} died, last in {phase or 'start-up'}: killed, or crashed in native code; stacks of "
         f"ranks that wait for it are in {stacks}; the same command resumes"
     )
 

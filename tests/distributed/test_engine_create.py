@@ -117,7 +117,7 @@ def test_start_without_a_launcher(tmp_path: Path) -> None:
     assert answer["compiled"] is False and answer["extensions"] == []
     assert answer["seconds"] < 30
     assert answer["groups"] > 1 and answer["timeouts"] == {answer["expected_timeout"]}
-    assert answer["level"] == logging.WARNING
+    assert answer["level"] == logging.ERROR
     assert answer["initialized_after_close"] is False
 
 

@@ -150,7 +150,7 @@ def test_a_killed_rank_is_named_and_all_end(tmp_path: Path, scenario: str, victi
         codes, seconds = ranks.wait()
         other = 1 - victim
         assert codes[victim] == -signal.SIGKILL and codes[other] == 1
-        assert f"rank {victim} (" in ranks.line() and "died in step" in ranks.line()
+        assert f"rank {victim} (" in ranks.line() and "died, last in step" in ranks.line()
         assert f"pid {ranks.pids[victim]})" in ranks.line()
         assert seconds < 35
         if scenario == "wait":  # nothing else would have ended the other

@@ -191,10 +191,10 @@ def test_too_little_space_is_refused_before_writing(save_two, save_on_ranks, tmp
     assert save_on_ranks(tmp_path, 2, halves)[0].name == "step-00000002"
 
 
-def _assert_failed_alike(errors, before):
+def _assert_failed_alike(errors, before, who="(rank 1)"):
     assert {type(error) for error in errors} == {StorageError}, errors
     assert len({str(error) for error in errors}) == 1
-    assert "earlier checkpoints are intact" in str(errors[0]) and "(rank 1)" in str(errors[0])
+    assert "earlier checkpoints are intact" in str(errors[0]) and who in str(errors[0])
     assert sorted(os.listdir(before.parent)) == ["saved.json", before.name]
     assert find_latest(before.parent.parent) == before
     CheckpointReader(before)
@@ -230,7 +230,7 @@ def test_a_full_disk_on_one_rank_fails_all_ranks_alike(
         monkeypatch.setattr(writer_module, "required_bytes", lambda *sizes: 0)
         owned = [[whole("model/s", torch.zeros(10))], [whole("model/b", torch.zeros(100_000))]]
         errors = save_on_ranks(disk, 2, owned)
-        _assert_failed_alike(errors, before)
+        _assert_failed_alike(errors, before, who="(rank ")  # it may hit both, whose disk is one
         assert os.strerror(errno.ENOSPC) in str(errors[0])
         save_two(disk, 3)
     finally:

@@ -131,3 +131,22 @@ def test_changed_settings_are_named_with_both_values(tmp_path: Path) -> None:
     changed = changed_settings(saved, now)
     assert [line.split(":")[0] for line in changed] == ["data.sampling_alpha", "objectives"]
     assert changed[0] == "data.sampling_alpha: 0.3 -> 0.7"
+
+
+def test_a_stop_leaves_a_marker_which_the_next_start_removes(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    run_folder.mark_stopped(tmp_path, 7)
+    assert json.loads((tmp_path / "STOPPED").read_text()) == {"step": 7}
+    run_folder.record_start(config, world_size=2)
+    assert not (tmp_path / "STOPPED").exists()
+
+
+def test_a_stop_does_not_depend_on_its_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(run_folder, "write_atomically", full)
+    run_folder.mark_stopped(tmp_path, 7)
+    assert not (tmp_path / "STOPPED").exists()

@@ -140,11 +140,11 @@ def test_a_lost_rank_ends_the_others_after_a_grace(
         assert hear(server, now + 1 + SPEAK_SECONDS) is None
         time.sleep(0.1)  # it is said in a thread
         said = capfd.readouterr().err
-        assert said.count("rank 1 (node1, pid 1001) died in step 5") == (0 if failed else 1)
+        assert said.count("rank 1 (node1, pid 1001) died, last in step 5") == (0 if failed else 1)
         assert hear(server, now + GRACE_SECONDS) is None
         verdict = hear(server, now + 1.1 + GRACE_SECONDS)
         assert verdict is not None and verdict.spoken == (not failed)
-        assert ("failed in step 5" if failed else "died in step 5") in verdict.line
+        assert ("failed, last in step 5" if failed else "died, last in step 5") in verdict.line
         assert clients[2].tick(now + 12, Progress()) is not None
 
 
