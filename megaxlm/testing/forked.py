@@ -7,6 +7,7 @@ they share a barrier and an agreement through memory that is set up before the f
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -128,6 +129,9 @@ def _rank_of(rank: int, world_size: int, barrier: Any, votes: Any) -> ForkedRank
 def _run(work: Callable[[ForkedRank], Any], place: ForkedRank, writing: int) -> None:
     """Never returns: the test must not go on in the child."""
     code = 1
+    faulthandler.dump_traceback_later(_TIMEOUT_SECONDS - 10)  # a hang says where
+    if "torch" in sys.modules:  # OpenMP's threads do not survive a fork: a child would wait for them
+        sys.modules["torch"].set_num_threads(1)
     try:
         try:
             content = pickle.dumps(work(place))

@@ -121,8 +121,8 @@ def ended_line(member: Member, phase: str, failed: bool, stacks: Path) -> str:
     if failed:
         return f"{member} failed, last in {phase or 'start-up'}; its own message says why"
     return (
-        f"{member} died, last in {phase or 'start-up'}: killed, or crashed in native code; stacks of "
-        f"ranks that wait for it are in {stacks}; the same command resumes"
+        f"{member} died, last in {phase or 'start-up'}: killed, or crashed in native code; stacks "
+        f"of ranks that wait for it are in {stacks}; the same command resumes"
     )
 
 

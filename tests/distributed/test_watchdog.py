@@ -203,7 +203,7 @@ def test_a_rank_that_fails_takes_those_with_it_that_wait(tmp_path: Path) -> None
     with Ranks("fail", tmp_path / "run", 2) as ranks:
         codes, seconds = ranks.wait()
         assert codes == [1, 1] and seconds < PATIENCE
-        assert "rank 1 (" in ranks.line() and "failed in step 20" in ranks.line()
+        assert "rank 1 (" in ranks.line() and "failed, last in step 20" in ranks.line()
         assert "ValueError: of its own" in ranks.said()
 
 
