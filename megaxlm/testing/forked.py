@@ -130,7 +130,7 @@ def _run(work: Callable[[ForkedRank], Any], place: ForkedRank, writing: int) -> 
     """Never returns: the test must not go on in the child."""
     code = 1
     faulthandler.dump_traceback_later(_TIMEOUT_SECONDS - 10)  # a hang says where
-    if "torch" in sys.modules:  # OpenMP's threads do not survive a fork: a child would wait for them
+    if "torch" in sys.modules:  # OpenMP's threads do not survive a fork, a child waits for them
         sys.modules["torch"].set_num_threads(1)
     try:
         try:
