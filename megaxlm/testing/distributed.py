@@ -1,4 +1,4 @@
-"""Runs a function on several real ranks: a fresh Python process each, gloo on 127.0.0.1.
+"""Runs a function on several real ranks: a process each, gloo on 127.0.0.1.
 
 DeepSpeed keeps state in modules, so ranks that live in one process, or engines of two kinds in one
 process, do not tell what a run would do. A failing rank fails the test with its traceback, and no
@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import multiprocessing
 import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,6 +27,8 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 POLL_SECONDS = 0.02
+# Imported once for all ranks of a test run. Nothing of it starts a thread or reads a rank.
+PRELOADED = ("megaxlm.train.trainer", "megaxlm.train.pipeline_engine")
 
 
 class RankFailedError(AssertionError):
@@ -63,12 +65,14 @@ def run_distributed(
         (home / "target.pkl").write_bytes(pickle.dumps(target))
         (home / "arguments.pkl").write_bytes(pickle.dumps(arguments))
         place = {"WORLD_SIZE": str(world_size), "MASTER_PORT": str(_free_port()), **(env or {})}
-        ranks = [_start(home, rank, place) for rank in range(world_size)]
+        ranks: list[_Rank] = []
         try:
+            for rank in range(world_size):
+                ranks.append(_Rank(home, rank, _environment(rank, place)))
             _wait(home, ranks, timeout_seconds)
         finally:
             for process in ranks:
-                _kill(process)
+                process.kill()
         return [
             pickle.loads((home / f"result-{rank}.pkl").read_bytes()) for rank in range(world_size)
         ]
@@ -80,8 +84,42 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(home: Path, rank: int, place: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    environment = {
+class _Rank:
+    """A rank's process, forked off one that has torch and DeepSpeed imported but nothing begun.
+
+    Importing them takes seconds of a core for each rank; a fork takes none, and what it finds is
+    what an import leaves behind.
+    """
+
+    def __init__(self, home: Path, rank: int, environment: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
+        before = dict(os.environ)
+        os.environ.update(environment)  # what imports look at, where the server starts just now
+        try:
+            # Not daemonic: a rank may start processes. It ends with this one by itself.
+            self._process = context.Process(target=_rank_main, args=(str(home), rank, environment))
+            self._process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def poll(self) -> int | None:
+        """Returns the exit code; None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Ends it with all that it started, by the session it leads."""
+        pid = self._process.pid
+        assert pid is not None
+        for kill in (os.killpg, os.kill):  # it may not have come so far as to lead a session
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(pid, signal.SIGKILL)
+        self._process.join()
+
+
+def _environment(rank: int, place: Mapping[str, str]) -> dict[str, str]:
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "OMP_NUM_THREADS": "1",
@@ -91,18 +129,9 @@ def _start(home: Path, rank: int, place: Mapping[str, str]) -> subprocess.Popen[
         "MASTER_ADDR": "127.0.0.1",
         **place,
     }
-    with (home / f"output-{rank}.txt").open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "megaxlm.testing.distributed", str(home), str(rank)],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
-def _wait(home: Path, ranks: list[subprocess.Popen[bytes]], timeout_seconds: float) -> None:
+def _wait(home: Path, ranks: list[_Rank], timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     while True:
         codes = [process.poll() for process in ranks]
@@ -122,24 +151,36 @@ def _output(home: Path, rank: int) -> str:
     return (home / f"output-{rank}.txt").read_text(errors="replace")[-6000:]
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends a rank with all that it started, by the session it leads."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
-
-
 def _end_with_parent() -> None:
-    """Ends this rank when its standard input closes, that is when the test process is gone."""
+    """Ends this rank when the test process is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
-            continue
+        parent.join()
         os.killpg(os.getpid(), signal.SIGKILL)  # the session that this rank leads
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _rank_main(home: str, rank: int, environment: dict[str, str]) -> None:
+    """What the forked process runs; never returns."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    with open(Path(home) / f"output-{rank}.txt", "wb") as output, open(os.devnull, "rb") as nothing:
+        for file, descriptor in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(file.fileno(), descriptor)
+    code = 1  # others may be gone, and leaving the process group would wait for them
+    try:
+        _run_rank(Path(home), rank)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _run_rank(home: Path, rank: int) -> None:
@@ -156,15 +197,3 @@ def _run_rank(home: Path, rank: int) -> None:
     arguments = pickle.loads((home / "arguments.pkl").read_bytes())
     result = function(*arguments)
     (home / f"result-{rank}.pkl").write_bytes(pickle.dumps(result))
-
-
-if __name__ == "__main__":
-    try:
-        _run_rank(Path(sys.argv[1]), int(sys.argv[2]))
-    except BaseException:
-        traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)  # other ranks may be gone, and leaving the process group would wait for them
-    sys.stdout.flush()
-    os._exit(0)
