@@ -286,11 +286,16 @@ def _data_sample(arguments: argparse.Namespace) -> int:
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
+    from megaxlm.distributed.parent import follow_launcher
+    from megaxlm.distributed.stop_request import StopRequest
+
+    # Early: neither a signal nor a launcher that ends while torch is imported may be missed. A
+    # check has nothing to save.
+    request = None if arguments.check else StopRequest.listen()
+    follow_launcher(request)
+
     from megaxlm.config.load import load_config
     from megaxlm.config.pretrain import PretrainConfig
-    from megaxlm.distributed.parent import follow_launcher
-
-    follow_launcher()  # early: a launcher that ends while torch is imported is not missed
 
     overrides = list(arguments.set)
     if arguments.deepspeed_config is not None:
@@ -311,7 +316,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
     from megaxlm.train.pretrain import pretrain
 
-    return pretrain(config, arguments.debug)
+    return pretrain(config, arguments.debug, request)
 
 
 def _supervise(arguments: argparse.Namespace) -> int:

@@ -3,8 +3,8 @@
 A launcher that is killed cannot tell its ranks. DeepSpeed's even leaves them running when it gets
 SIGTERM: the command `deepspeed` ends, the process that it started and its ranks do not. A batch
 shell that is signalled does the same. Here a thread of each rank waits for the processes it
-descends from and sends SIGTERM to its own when one has ended; the trainer then saves at the next
-step boundary, together with all ranks, and exits with 75.
+descends from and, when one has ended, notes that and sends SIGTERM to its own; the trainer then
+saves at the next step boundary, together with all ranks, and exits with 75.
 
 Watched are the parent and its parents as far as they belong to the same job: they share one
 process group (an interactive shell gives each job a group of its own, a script does not) and treat
@@ -29,6 +29,8 @@ from pathlib import Path
 
 import psutil
 
+from megaxlm.distributed.stop_request import StopRequest
+
 POLL_SECONDS = 1.0
 # What launchers set for their ranks; alone, a process may outlive the one that started it.
 RANK_VARIABLES = ("RANK", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
@@ -37,16 +39,21 @@ MPI_PROXIES = ("hydra_", "pmi_proxy")  # of MPICH and its descendants, one a nod
 _thread: threading.Thread | None = None
 
 
-def follow_launcher() -> None:
+def follow_launcher(request: StopRequest | None = None) -> None:
     """From now on, sends SIGTERM to this process when the job that it belongs to has ended.
 
     To be called before slow imports, so that a launcher which ends during those is not missed.
     Calls after the first change nothing.
+
+    Args:
+        request: Where it is noted before that this SIGTERM is nobody's wish.
     """
     global _thread
     if _thread is None:
         chain = launching_processes()
-        _thread = threading.Thread(target=_follow, args=(chain,), name="launcher", daemon=True)
+        _thread = threading.Thread(
+            target=_follow, args=(chain, request), name="launcher", daemon=True
+        )
         _thread.start()
 
 
@@ -77,7 +84,7 @@ def _ignores_hangup(pid: int) -> bool:
     return bool(int(mask.split()[1], 16) >> (signal.SIGHUP - 1) & 1)
 
 
-def _follow(chain: list[psutil.Process]) -> None:
+def _follow(chain: list[psutil.Process], request: StopRequest | None) -> None:
     poll = select.poll()
     for process in chain:
         with contextlib.suppress(AttributeError, OSError):  # no Linux from 5.3 on: looks must do
@@ -86,6 +93,8 @@ def _follow(chain: list[psutil.Process]) -> None:
         ended = next((process for process in chain if not _is_alive(process)), None)
         if ended is not None:
             _say(f"the launching process {ended.pid} has ended; stopping")
+            if request is not None:
+                request.launcher_gone()
             os.kill(os.getpid(), signal.SIGTERM)
             return
         poll.poll(POLL_SECONDS * 1000)

@@ -25,7 +25,7 @@ class Journal:
         """Notes one event.
 
         Args:
-            event: Its kind: start, stop, kill, end, restart or exit.
+            event: Its kind: start, stop, kill, end, unsaved, restart or exit.
             message: The line for people.
             details: What else goes into the JSON line; `None` is left out.
         """

@@ -33,7 +33,8 @@ class Outcome:
 
     code: int  # exit code, or minus the signal
     completed: bool = False  # the run wrote its completion marker
-    stopped: bool = False  # the ranks agreed to stop on a signal
+    stopped: bool = False  # the ranks agreed to stop on a signal, and have saved
+    saved: bool = True  # the ranks have saved before they ended, or had nothing to lose
     asked: bool = False  # the supervisor was asked to stop
     stalled: bool = False  # ended by the supervisor because nothing moved
     cleared: bool = True  # no process of the launch is left
@@ -45,7 +46,8 @@ def exit_code(outcome: Outcome) -> int | None:
     The run's own markers count more than the launcher's code: DeepSpeed's launcher ends with 0
     when a part of it is killed, torchrun with 1 for whatever a rank returns. A stop that the ranks
     agreed on is final, whoever asked for it. But ranks that save because their launcher has crashed
-    were asked by nobody: for `stopped` they must do so while it lives, or it ends with 0.
+    were asked by nobody; their marker says so, and they are not `stopped`. 75 promises that no step
+    is lost.
     """
     if outcome.completed:
         return EXIT_DONE
@@ -53,12 +55,23 @@ def exit_code(outcome: Outcome) -> int | None:
         return GAVE_UP
     if outcome.code == EXIT_BAD_USAGE:  # it would say the same again
         return EXIT_BAD_USAGE
+    if _is_stop(outcome):
+        return EXIT_RESUMABLE if outcome.saved else EXIT_FOUND_WRONG
+    return None
+
+
+def is_unsaved_stop(outcome: Outcome) -> bool:
+    """Returns whether the run was stopped on request and has lost its last steps."""
+    return _is_stop(outcome) and not outcome.saved and not outcome.completed
+
+
+def _is_stop(outcome: Outcome) -> bool:
     if outcome.asked:
-        return EXIT_RESUMABLE
+        return True
     if outcome.stalled:  # so its signals came from the supervisor
-        return None
+        return False
     on_request = outcome.code == EXIT_RESUMABLE or outcome.code in _ENDED_ON_REQUEST
-    return EXIT_RESUMABLE if on_request or outcome.stopped else None
+    return on_request or outcome.stopped
 
 
 class RestartPolicy:

@@ -13,7 +13,7 @@ from pathlib import Path
 from megaxlm.checkpoint.catalog import find_latest
 from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR, MARKER_NAME, STEP_FOLDER
 from megaxlm.errors import UserError
-from megaxlm.train.run_folder import COMPLETED_NAME, STOPPED_NAME
+from megaxlm.train.run_folder import COMPLETED_NAME, STARTS_NAME, STOPPED_NAME
 
 METRICS_NAME = "metrics.jsonl"
 _TAIL_BYTES = 1 << 16
@@ -35,7 +35,7 @@ class RunWatch:
 
     def begin(self) -> None:
         """Notes what there is before a start, so that old markers are not taken for new ones."""
-        names = (COMPLETED_NAME, STOPPED_NAME)
+        names = (COMPLETED_NAME, STOPPED_NAME, STARTS_NAME)
         self._markers = {name: _signature(self.run_dir / name) for name in names}
         self.look_for_checkpoint()
         self._seen, self._moved = self._state(), time.monotonic()
@@ -46,9 +46,25 @@ class RunWatch:
         return self._is_new(COMPLETED_NAME)
 
     @property
-    def stopped(self) -> bool:
-        """Whether the ranks have agreed to stop on a signal since `begin`."""
+    def begun(self) -> bool:
+        """Whether the ranks were loaded since `begin`, so that there are steps to lose."""
+        return self._is_new(STARTS_NAME)
+
+    @property
+    def saved(self) -> bool:
+        """Whether the ranks have stopped early since `begin`, for any cause, and have saved."""
         return self._is_new(STOPPED_NAME)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether they have done so since somebody sent a signal, not since a launcher was gone."""
+        if not self.saved:
+            return False
+        try:
+            content = json.loads((self.run_dir / STOPPED_NAME).read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and content.get("cause") == "signal"
 
     def _is_new(self, name: str) -> bool:
         found = _signature(self.run_dir / name)
@@ -92,7 +108,7 @@ class RunWatch:
         return now - self._moved
 
     def _state(self) -> tuple[object, ...]:
-        names = (METRICS_NAME, "evaluation.json", "environment.json")
+        names = (METRICS_NAME, "evaluation.json", STARTS_NAME)
         found: list[object] = [_signature(self.run_dir / name) for name in names]
         try:
             # A checkpoint that is being written grows file by file in a folder of its own.

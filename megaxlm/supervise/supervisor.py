@@ -22,7 +22,14 @@ from types import FrameType
 
 from megaxlm.errors import EXIT_RESUMABLE
 from megaxlm.supervise.journal import Journal
-from megaxlm.supervise.policy import GAVE_UP, Limits, Outcome, RestartPolicy, exit_code
+from megaxlm.supervise.policy import (
+    GAVE_UP,
+    Limits,
+    Outcome,
+    RestartPolicy,
+    exit_code,
+    is_unsaved_stop,
+)
 from megaxlm.supervise.processes import POLL_SECONDS, SCAN_SECONDS, Launch
 from megaxlm.supervise.run_watch import RunWatch
 
@@ -39,8 +46,9 @@ def supervise(command: Sequence[str], run_dir: Path, limits: Limits) -> int:
         limits: How often and how fast it is started again.
 
     Returns:
-        0 when the run is complete, 75 when it was stopped, 2 when the command refuses its
-        arguments or config, 1 when restarts do not help.
+        0 when the run is complete, 75 when it was stopped and has saved, 2 when the command
+        refuses its arguments or config, 1 when restarts do not help or a stopped run could not
+        save.
 
     Raises:
         UserError: The command cannot be started at all.
@@ -93,7 +101,7 @@ class Supervisor:
             command=self._command,
         )
         stalled = self._wait(launch, watch)
-        stopped = watch.stopped  # not because the launcher was gone
+        stopped = watch.stopped  # before the ranks that are left get a signal from here
         grace = 0.0 if stalled else self._limits.grace
         left = launch.clear(grace, hurry=lambda: self._hurry)
         if left:
@@ -102,7 +110,8 @@ class Supervisor:
         outcome = Outcome(
             code=launch.code if launch.code is not None else -signal.SIGKILL,
             completed=watch.completed,
-            stopped=stopped or (launch.code == 0 and watch.stopped),
+            stopped=stopped,
+            saved=watch.saved or not watch.begun or launch.code == EXIT_RESUMABLE,
             asked=self._stop_signal is not None,
             stalled=stalled,
             cleared=not left,
@@ -165,6 +174,10 @@ class Supervisor:
             stopped=outcome.stopped,
             stalled=outcome.stalled,
         )
+        if is_unsaved_stop(outcome):
+            self._journal.write(
+                "unsaved", f"{at} was not saved; the newest checkpoint is of step {saved}"
+            )
 
     def _pause(self, seconds: float) -> None:
         self._journal.write("restart", f"starting again in {seconds:g} s", delay=seconds)

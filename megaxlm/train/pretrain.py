@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.distributed import environment, reduce
+from megaxlm.distributed.stop_request import StopRequest
 from megaxlm.train import run_folder
 from megaxlm.train.backend import connect, device_of, disconnect
 from megaxlm.train.check import check_run
@@ -14,12 +15,15 @@ from megaxlm.train.trainer import Trainer
 from megaxlm.train.watchdog import Watchdog
 
 
-def pretrain(config: PretrainConfig, debug: bool = False) -> int:
+def pretrain(
+    config: PretrainConfig, debug: bool = False, request: StopRequest | None = None
+) -> int:
     """Trains a run from its beginning or from its newest valid checkpoint.
 
     Args:
         config: The run; `run_dir` decides whether this is a beginning or a resume.
         debug: Lets DeepSpeed's own log through.
+        request: Where requests to stop are noted already; None: they are from now on.
 
     Returns:
         0 when `max_steps` are done, 75 when stopped by a signal after saving.
@@ -27,6 +31,7 @@ def pretrain(config: PretrainConfig, debug: bool = False) -> int:
     Raises:
         UserError: Whatever the user can mend; the same one on every rank.
     """
+    request = request or StopRequest.listen()
     place = environment.discover()
     place.export()
     run = check_run(config, place.world_size).run
@@ -37,7 +42,7 @@ def pretrain(config: PretrainConfig, debug: bool = False) -> int:
             watchdog.progress("building the model")
             engine = create_engine(run.config, run.index, place, debug=debug)
             try:
-                return _train(run, engine, place, watchdog)
+                return _train(run, engine, place, watchdog, request)
             finally:
                 watchdog.progress("taking down the engine")
                 engine.close(disconnect_ranks=False)
@@ -46,7 +51,11 @@ def pretrain(config: PretrainConfig, debug: bool = False) -> int:
 
 
 def _train(
-    run: ResolvedRun, engine: TrainingEngine, place: environment.Environment, watchdog: Watchdog
+    run: ResolvedRun,
+    engine: TrainingEngine,
+    place: environment.Environment,
+    watchdog: Watchdog,
+    request: StopRequest,
 ) -> int:
     with reduce.together():
         lock = (
@@ -55,7 +64,7 @@ def _train(
             else None
         )
     try:
-        trainer = Trainer(run, engine, place, watchdog)
+        trainer = Trainer(run, engine, place, watchdog, request)
         try:
             return trainer.fit()
         finally:

@@ -6,7 +6,7 @@ RUN_DIR/tokenizer/         a copy, so that a checkpoint is complete without the 
 RUN_DIR/checkpoints/       step-00000500/, ...
 RUN_DIR/tensorboard/, metrics.jsonl, evaluation.json
 RUN_DIR/COMPLETED          written when max_steps are done
-RUN_DIR/STOPPED            written when the ranks agree to stop on a signal
+RUN_DIR/STOPPED            written when the ranks have stopped early and saved; it says why
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ from megaxlm.data.shards import (
     tokenizer_path,
     write_atomically,
 )
+from megaxlm.distributed.stop_request import StopCause
 from megaxlm.errors import UserError
 
 COMPLETED_NAME = "COMPLETED"
 STOPPED_NAME = "STOPPED"
+STARTS_NAME = "environment.json"
 # Cluster file systems may be mounted without locks; a run there goes on unguarded.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -76,7 +78,7 @@ def record_start(config: PretrainConfig, world_size: int) -> None:
         (run_dir / COMPLETED_NAME).unlink(missing_ok=True)
         (run_dir / STOPPED_NAME).unlink(missing_ok=True)
         write_atomically(run_dir / "config.yaml", dump_config(config).encode())
-        starts_path = run_dir / "environment.json"
+        starts_path = run_dir / STARTS_NAME
         try:
             starts = list(json.loads(starts_path.read_bytes()))
         except (FileNotFoundError, ValueError, TypeError):  # none yet, or edited by hand
@@ -134,14 +136,15 @@ def mark_completed(run_dir: Path, step: int) -> None:
     write_atomically(run_dir / COMPLETED_NAME, json.dumps({"step": step}).encode() + b"\n")
 
 
-def mark_stopped(run_dir: Path, step: int) -> None:
-    """Notes that the ranks stop on request after a step, before they save.
+def mark_stopped(run_dir: Path, step: int, cause: StopCause) -> None:
+    """Notes that the ranks stop after a step, and why, once that step is saved.
 
     Launchers do not pass on the exit code that says so. A marker that cannot be written, on a full
     disk for one, does not keep the ranks from stopping.
     """
+    content = json.dumps({"step": step, "cause": cause}) + "\n"
     with contextlib.suppress(OSError):
-        write_atomically(run_dir / STOPPED_NAME, json.dumps({"step": step}).encode() + b"\n")
+        write_atomically(run_dir / STOPPED_NAME, content.encode())
 
 
 def describe_environment(world_size: int) -> dict[str, Any]:

@@ -9,12 +9,10 @@ progress, validation, checkpoints) is a callback; what is done about steps that 
 from __future__ import annotations
 
 import copy
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,6 +27,7 @@ from megaxlm.data.row_ranges import RowRange
 from megaxlm.data.special_tokens import PAD
 from megaxlm.distributed import environment, reduce
 from megaxlm.distributed.groups import new_rank_group
+from megaxlm.distributed.stop_request import StopCause, StopRequest, agreed
 from megaxlm.errors import EXIT_DONE, EXIT_RESUMABLE, UserError
 from megaxlm.model.flops import TrainingFlops, training_flops
 from megaxlm.objectives.mixture import open_stream
@@ -48,8 +47,6 @@ from megaxlm.train.recovery import Recovery
 from megaxlm.train.resume import changed_settings, check_compatible, refuse_silent_restart
 from megaxlm.train.watchdog import Watchdog
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
 
 class Trainer:
     """One run on one rank: the stream, the engine, the callbacks, and what resume needs."""
@@ -60,6 +57,7 @@ class Trainer:
         engine: TrainingEngine,
         place: environment.Environment,
         watchdog: Watchdog,
+        request: StopRequest,
     ) -> None:
         config = run.config
         self.run, self.engine, self.place, self.watchdog = run, engine, place, watchdog
@@ -67,7 +65,8 @@ class Trainer:
         self.max_steps = config.training.max_steps
         self.step = 0
         self.device = engine.device
-        self.stop_signal: int | None = None
+        self.stopping: StopCause | None = None  # why the run stops early, once all ranks agree
+        self._request = request
         with reduce.together():
             self.stream = open_stream(
                 config.data.path,
@@ -144,8 +143,7 @@ class Trainer:
         return training_flops(self.config.model, rows * seq_len, targets, seq_len, attention_pairs)
 
     def fit(self) -> int:
-        """Runs the loop to `max_steps` or to a stop signal; returns the exit code."""
-        self._listen()
+        """Runs the loop to `max_steps` or to a request to stop; returns the exit code."""
         self._resume()
         if self.step >= self.max_steps:
             # A kill may have come between the last checkpoint and the marker.
@@ -159,21 +157,21 @@ class Trainer:
             check_space_before_training(
                 self.run_dir, self.engine.fragments(), self.world_size, self._group.total
             )
+        self.agree_to_stop()  # the request may have come while all this was loaded
         for callback in self.callbacks:
             callback.on_train_begin(self)
         try:
-            while self.step < self.max_steps:
-                stop = self._take_step()
-                if stop and self.step < self.max_steps:
-                    if self.rank == 0:
-                        run_folder.mark_stopped(self.run_dir, self.step)
-                    self.save(now=True)
-                    self.say(f"stopped on request at step {self.step}; the same command resumes")
-                    return EXIT_RESUMABLE
+            while self.step < self.max_steps and self.stopping is None:
+                self._take_step()
             self.save(now=True)
         finally:
             for callback in self.callbacks:
                 callback.on_train_end(self)
+        if self.step < self.max_steps and self.stopping is not None:
+            if self.rank == 0:  # now that it is saved: the supervisor takes this for its proof
+                run_folder.mark_stopped(self.run_dir, self.step, self.stopping)
+            self.say(f"stopped on request at step {self.step}; the same command resumes")
+            return EXIT_RESUMABLE
         self._mark_completed()
         return EXIT_DONE
 
@@ -283,8 +281,14 @@ class Trainer:
             state = states.get(callback.name, self._fresh[callback.name])
             callback.load_state_dict(copy.deepcopy(state))
 
-    def _take_step(self) -> bool:
-        """Goes a step on, or back to an earlier one; returns whether a stop was asked for."""
+    def agree_to_stop(self) -> bool:
+        """Returns whether any rank has been asked to stop; all ranks call it together."""
+        flags = torch.tensor(self._request.flags(), dtype=torch.float64, device=self.device)
+        self.stopping = agreed(*reduce.all_sum(flags).tolist())
+        return self.stopping is not None
+
+    def _take_step(self) -> None:
+        """Goes a step on, or back to an earlier one."""
         self.watchdog.progress(f"loading the rows of step {self.step + 1}")
         started = time.perf_counter()
         begin = self.stream_state["position"]
@@ -293,7 +297,7 @@ class Trainer:
         self.watchdog.progress(f"step {self.step + 1}")
         result = self.recovery.compute(self, batches, self._learning_rate(), rows)
         self.step += 1
-        record, stop = self._agree(result, batches, started, waited)
+        record = self._agree(result, batches, started, waited)
         trouble = self.recovery.examine(self, record, rows)
         if trouble is None:
             for callback in self.callbacks:
@@ -302,7 +306,6 @@ class Trainer:
             self.recovery.roll_back(self, trouble, record, rows)
             for callback in self.callbacks:
                 callback.on_rollback(self)
-        return stop
 
     def _next_global_batch(self) -> tuple[list[MicroBatch], float]:
         """Returns this rank's micro-batches of one step and the seconds spent waiting."""
@@ -336,23 +339,27 @@ class Trainer:
 
     def _agree(
         self, result: StepResult, batches: list[MicroBatch], started: float, waited: float
-    ) -> tuple[StepRecord, bool]:
-        """Sums what ranks know apart in one small reduction: stop flag, tokens, language losses."""
+    ) -> StepRecord:
+        """Sums what ranks know apart in one small reduction: stop flags, tokens, language losses.
+
+        What they say of stopping is in `stopping` afterwards.
+        """
         own_rows = real_tokens = pairs = 0
         if self.engine.grid.is_first_stage:  # all stages of a replica have the same rows
             own_rows = sum(len(batch.row_ids) for batch in batches)
             real_tokens = sum(int((batch.tokens != PAD).sum()) for batch in batches)
             pairs = sum(int(batch.cu_seqlens.diff().long().square().sum()) for batch in batches)
-        mine = [float(self.stop_signal is not None), own_rows, real_tokens, pairs, waited]
+        mine = [*self._request.flags(), own_rows, real_tokens, pairs, waited]
         scalars = torch.tensor(mine, dtype=torch.float64, device=self.device)
         # (languages,) each, zero on all stages of a pipeline but the last
         losses, counts = result.language_loss_sum, result.language_targets
         totals = reduce.all_sum(torch.cat([scalars, losses.double(), counts.double()])).tolist()
-        stop, num_rows, real, num_pairs, wait = totals[: len(mine)]
+        by_signal, by_launcher, num_rows, real, num_pairs, wait = totals[: len(mine)]
+        self.stopping = agreed(by_signal, by_launcher)
         languages = self.run.index.languages
         sums = totals[len(mine) : len(mine) + len(languages)]
         numbers = totals[len(mine) + len(languages) :]
-        record = StepRecord(
+        return StepRecord(
             step=self.step,
             loss=result.loss,
             grad_norm=result.grad_norm,
@@ -369,18 +376,6 @@ class Trainer:
             },
             rows=int(num_rows),
         )
-        return record, stop > 0
-
-    def _listen(self) -> None:
-        """Lets a signal end the run at the next step boundary; a second Ctrl-C ends it at once."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if number == signal.SIGINT and self.stop_signal == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_signal = number
-
-        for number in STOP_SIGNALS:
-            signal.signal(number, note)
 
     def _mark_completed(self) -> None:
         with reduce.together():

@@ -1,4 +1,4 @@
-"""A rank is killed under `megaxlm supervise -- deepspeed ...`; the run ends as if it was not."""
+"""A rank or a launcher is killed under `megaxlm supervise`; the run ends as if it was not."""
 
 import json
 import signal
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from megaxlm.testing.launchers import (
@@ -56,3 +57,29 @@ def test_a_killed_rank_changes_nothing_in_the_end(tmp_path: Path) -> None:
     assert states["disturbed"] == states["undisturbed"]
     steps = [line["step"] for line in states["undisturbed"][1]]
     assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun"])
+def test_a_killed_launcher_is_a_crash_although_its_ranks_save_and_stop(
+    tmp_path: Path, launcher: str
+) -> None:
+    write_small_dataset(tmp_path / "data")
+    config = tmp_path / "run.yaml"
+    # More rows than a step needs, so that the run is not over before the kill.
+    run_dir = write_small_config(config, tmp_path / "data", STEPS, every_steps=STEPS, rows=64)
+    launch = launch_command(launcher, "pretrain", str(config))
+    supervise = [sys.executable, "-m", "megaxlm", "supervise", "--backoff", "0", "--"]
+    with running([*supervise, *launch], run_dir) as run:
+        run.wait_for(lambda: run.step() >= 5)
+        victim = run.ranks()[0].parent()  # torchrun itself; of deepspeed its `launch.py`
+        assert victim is not None
+        command = psutil.Process(run.process.pid).children()[0]
+        assert (victim == command) == (launcher == "torchrun")
+        victim.kill()
+        assert run.wait() == 0, run.said()
+        run.wait_for_none_left(1.0)
+    lines = map(json.loads, (run_dir / "supervise.jsonl").read_text().splitlines())
+    ends = [event for event in lines if event["event"] == "end"]
+    assert [end["completed"] for end in ends] == [False, True]
+    assert 5 <= ends[0]["checkpoint_step"] < STEPS, "the ranks did not save when it was gone"
+    assert not ends[0]["stopped"] and (run_dir / "COMPLETED").exists()

@@ -7,11 +7,13 @@ What the command that was started exits with:
     torchrun            1 (SIGTERM), or dies        1               -
     mpiexec             75                          75              -
     bash around them    dies of the signal          the launcher's  the launcher's
-    megaxlm supervise   75                          75              75
+    megaxlm supervise   75                          75              75 (SIGTERM)
 
-The ranks save and end in each of these cases; only the supervisor makes one code of it.
+The ranks save and end in each of these cases; only the supervisor makes one code of it. It starts
+the run again if SIGUSR1 ends a part of the deepspeed command: that looks like a kill.
 """
 
+import json
 import shlex
 import signal
 import sys
@@ -104,3 +106,23 @@ def test_a_signal_anywhere_is_an_agreed_save_and_leaves_no_orphan(
         assert (run_dir / "STOPPED").exists() and not (run_dir / "COMPLETED").exists()
         if around == "supervise":
             assert f"checkpoint {saved}" in run.said() and "exit code 75" in run.said()
+
+
+def test_a_signal_during_start_up_kills_no_rank_and_ends_the_run_before_its_first_step(
+    data: Path,
+) -> None:
+    config = data.with_name("start-up.yaml")
+    run_dir = write_small_config(config, data, steps=100_000, every_steps=50_000)
+    command = launch_command("torchrun", "pretrain", str(config))
+    with running([sys.executable, "-m", "megaxlm", "supervise", "--", *command], run_dir) as run:
+        run.wait_for(lambda: len(run.ranks()) == 2)
+        target = last_rank(run)
+        maps = Path(f"/proc/{target.pid}/maps")
+        run.wait_for(lambda: "libtorch" in maps.read_text())  # the slow imports have begun
+        target.send_signal(signal.SIGUSR1)
+        assert not (run_dir / "metrics.jsonl").exists(), "signalled too late to tell"
+        assert run.wait() == 75, run.said()
+        run.wait_for_none_left(LEFT_SECONDS)
+        assert run.step() == 0 and "stopped on request at step 0" in run.said()
+        assert json.loads((run_dir / "STOPPED").read_text()) == {"step": 0, "cause": "signal"}
+        assert "start 2" not in run.said()

@@ -2,13 +2,18 @@
 
 The first evaluation measures the untrained model and the last the trained one; rank 0 prints
 both side by side, because what each language got is the first thing to know of a run.
+
+A run that is asked to stop may have seconds left, so it does not wait for an evaluation: one that
+is due is left out, one that is under way ends with the language at hand. It is owed then: the
+checkpoint of that step says so, and the resumed run begins with it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +34,10 @@ if TYPE_CHECKING:
 PANEL_NAME = "evaluation.json"
 
 
+class StopAskedFor(Exception):
+    """The ranks have agreed to stop in the middle of an evaluation."""
+
+
 class Evaluation(Callback):
     """Evaluates at step 0, every `every_steps` steps and at the end."""
 
@@ -38,14 +47,15 @@ class Evaluation(Callback):
         self.every_steps = every_steps
         self.panel: list[dict[str, Any]] = []
         self._written = True  # what the panel holds
+        self._owed = False  # an evaluation of the step at hand that a stop has cut off
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        """Measures the untrained model."""
-        if trainer.step == 0:
+        """Measures the untrained model, or what the last stop has left out."""
+        if trainer.step == 0 or self._owed:
             self._evaluate(trainer)
 
     def on_rollback(self, trainer: Trainer) -> None:
-        """Measures the untrained model again, where a run goes back to its very beginning."""
+        """Measures again where the evaluation of the step gone back to is not in its panel."""
         self.on_train_begin(trainer)
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
@@ -62,15 +72,23 @@ class Evaluation(Callback):
             Console(width=100).print(render_comparison(self.panel[0], self.panel[-1]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns every evaluation so far."""
-        return {"panel": self.panel}
+        """Returns every evaluation so far, and whether that of this step is still to come."""
+        return {"panel": self.panel, "owed": self._owed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back every evaluation so far."""
         self.panel = list(state["panel"])
+        self._owed = bool(state.get("owed", False))
 
     def _evaluate(self, trainer: Trainer) -> None:
-        results = measure(trainer)
+        self._owed = True
+        if trainer.stopping is not None and trainer.step < trainer.max_steps:
+            return
+        try:
+            results = measure(trainer)
+        except StopAskedFor:
+            return
+        self._owed = False
         self.panel.append({"step": trainer.step, **results})
         for callback in trainer.callbacks:
             callback.on_evaluation(trainer, results)
@@ -98,13 +116,21 @@ def measure(trainer: Trainer) -> dict[str, Any]:
 
     Returns:
         A document of `evaluation_to_json`, the same on every rank.
+
+    Raises:
+        StopAskedFor: The run is to stop first, unless it ends with this evaluation; on every rank.
     """
     config, engine = trainer.config, trainer.engine
     settings, grid = config.evaluation, engine.grid
 
-    def together() -> AbstractContextManager[None]:
+    @contextmanager
+    def together() -> Iterator[None]:
         trainer.watchdog.progress(f"evaluation at step {trainer.step}")
-        return reduce.together()
+        with reduce.together():
+            yield
+        # Outside of that, which would make another error of it.
+        if trainer.step < trainer.max_steps and trainer.agree_to_stop():
+            raise StopAskedFor
 
     perplexity_of = partial(
         evaluate_perplexity,

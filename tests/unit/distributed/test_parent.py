@@ -15,9 +15,15 @@ RANK = """
 import json, os, signal, sys, time
 from pathlib import Path
 from megaxlm.distributed.parent import follow_launcher, launching_processes
-folder = Path(sys.argv[1])
-signal.signal(signal.SIGTERM, lambda *_: (folder / "told").write_text("1"))
-follow_launcher()
+from megaxlm.distributed.stop_request import StopRequest
+folder, request = Path(sys.argv[1]), StopRequest.listen()
+note = signal.getsignal(signal.SIGTERM)
+def told(*about):
+    note(*about)
+    (folder / "told.new").write_text(request.cause)
+    os.rename(folder / "told.new", folder / "told")
+signal.signal(signal.SIGTERM, told)
+follow_launcher(request)
 follow_launcher()
 found = {"own": os.getpid(), "chain": [process.pid for process in launching_processes()]}
 (folder / "new").write_text(json.dumps(found))
@@ -66,6 +72,7 @@ class Tree:
         deadline = time.monotonic() + 60
         while not (self._folder / "told").exists():
             assert time.monotonic() < deadline
+        assert (self._folder / "told").read_text() == "launcher"
 
     def __enter__(self) -> "Tree":
         return self

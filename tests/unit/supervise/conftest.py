@@ -12,7 +12,7 @@ import pytest
 
 # Run as `python fake.py RUN_DIR pretrain LINE LINE ...`, a line for each start, the last for more.
 FAKE = """
-import hashlib, os, signal, subprocess, sys, time
+import hashlib, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 run, lines = Path(sys.argv[1]), sys.argv[3:]
@@ -32,6 +32,10 @@ def checkpoint(step):
 def mark(name):
     (run / f"{name}.new").write_text(str(time.time_ns()))
     os.rename(run / f"{name}.new", run / name)
+
+
+def stop(cause):
+    (run / "STOPPED").write_text(json.dumps({"step": start, "cause": cause}))
 
 
 def child(code, *more, **options):

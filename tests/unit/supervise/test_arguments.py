@@ -73,6 +73,35 @@ def test_wrong_use_is_one_line_and_code_2(
         assert word in said[0]
 
 
+@pytest.mark.parametrize("option", ["--hostfile", "-H", "--hostfile="])
+@pytest.mark.parametrize("content", [None, "", "# node1 slots=8\n\n"])
+def test_a_host_file_without_hosts_is_refused_before_deepspeed_trains_here_alone(
+    calls: list[tuple[list[str], Path, Limits]],
+    config: str,
+    tmp_path: Path,
+    option: str,
+    content: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hosts = tmp_path / "hosts"
+    given = [f"{option}{hosts}"] if option.endswith("=") else [option, str(hosts)]
+    launch = ["/usr/bin/deepspeed", *given, "--module", "megaxlm", "pretrain", config]
+    if content is not None:
+        hosts.write_text(content)
+    assert cli.main(["supervise", "--", *launch]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and str(hosts) in said[0] and "--hostfile" in said[0]
+    hosts.write_text("# all\nnode1 slots=8\n")
+    assert cli.main(["supervise", "--", *launch]) == 0
+    assert calls[0][0] == launch
+
+
+def test_hosts_of_another_launcher_are_no_file(
+    calls: list[tuple[list[str], Path, Limits]], config: str
+) -> None:
+    assert cli.main(["supervise", "--", "mpiexec", "-H", "a,b", "megaxlm", "pretrain", config]) == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--backoff", "soon"], ["--grace", "-1"], ["--stall", "inf"], ["--max-restarts", "1.5"]],

@@ -30,6 +30,11 @@ from megaxlm.supervise.policy import Limits, Outcome, RestartPolicy, exit_code
         (Outcome(-9, asked=True), 75),
         (Outcome(-15), 75),
         (Outcome(138), 75),  # SIGUSR1, through a shell
+        (Outcome(1, asked=True, saved=False), 1),
+        (Outcome(-9, asked=True, saved=False), 1),
+        (Outcome(-15, saved=False), 1),
+        (Outcome(247, saved=False), None),
+        (Outcome(0, completed=True, asked=True, saved=False), 0),
         (Outcome(1, cleared=False), 1),
         (Outcome(75, cleared=False), 1),
         (Outcome(0, completed=True, cleared=False), 0),

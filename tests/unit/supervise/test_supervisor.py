@@ -19,7 +19,7 @@ from pathlib import Path
 run = Path(sys.argv[1])
 def save(number, frame):
     time.sleep(0.3)
-    (run / "STOPPED").write_text("1")
+    (run / "STOPPED").write_text('{"step": 1, "cause": "signal"}')
     os._exit(75)
 signal.signal(signal.SIGTERM, save)
 (run / "rank").write_text(str(os.getpid()))
@@ -75,11 +75,35 @@ def test_the_budget_ends_a_run_that_crashes_too_often(supervise: "Supervise") ->
     assert code == 1 and run.starts() == 3 and "--max-restarts" in said
 
 
+@pytest.mark.parametrize("code", [0, 1])
 def test_a_stop_that_the_ranks_agreed_on_is_final_whatever_the_launcher_says(
-    supervise: "Supervise",
+    supervise: "Supervise", code: int
 ) -> None:
-    run = supervise("mark('STOPPED'); sys.exit(1)")
+    run = supervise(f"stop('signal'); sys.exit({code})")
     assert run.finish()[0] == 75 and run.starts() == 1
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+@pytest.mark.parametrize("how", ["stop('launcher')", "mark('STOPPED')"])
+def test_a_stop_for_want_of_a_launcher_is_a_crash(
+    supervise: "Supervise", how: str, end: str
+) -> None:
+    run = supervise(f"{how}; {end}", "mark('COMPLETED')")
+    code, said = run.finish()
+    assert code == 0 and run.starts() == 2, said
+
+
+def test_75_is_not_said_of_a_run_whose_last_save_failed(supervise: "Supervise") -> None:
+    run = supervise(
+        "checkpoint(5); (run / 'metrics.jsonl').write_text('{\"step\": 7}\\n')\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+        "mark('environment.json'); mark('ready'); time.sleep(1000)"
+    )
+    run.wait_for("ready")
+    run.process.send_signal(signal.SIGTERM)
+    code, said = run.finish()
+    assert code == 1 and run.starts() == 1, said
+    assert "step 7 was not saved; the newest checkpoint is of step 5" in said
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])

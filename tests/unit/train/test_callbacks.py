@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from megaxlm.model.flops import TrainingFlops
 from megaxlm.train.callbacks.base import StepRecord
 from megaxlm.train.callbacks.checkpoints import Checkpoints
-from megaxlm.train.callbacks.evaluation import PANEL_NAME, Evaluation
+from megaxlm.train.callbacks.evaluation import PANEL_NAME, Evaluation, StopAskedFor
 from megaxlm.train.callbacks.metrics import METRICS_NAME, Metrics
 from megaxlm.train.callbacks.progress import Progress
 from megaxlm.train.trainer import Trainer
@@ -33,6 +33,7 @@ def trainer_of(run_dir: Path, step: int = 0, rank: int = 0, max_steps: int = 100
         tokens_seen=step * 64,
         device=torch.device("cpu"),
         flops=flops,
+        stopping=None,
     )
     return cast(Trainer, stand_in)
 
@@ -188,6 +189,42 @@ def test_an_evaluation_that_cannot_be_written_is_written_at_the_end(
     evaluation.on_train_end(trainer)
     panel = json.loads((tmp_path / PANEL_NAME).read_text())
     assert panel == [{"step": 0, "at": 0}, {"step": 2, "at": 2}]
+
+
+def test_an_evaluation_that_a_stop_leaves_out_or_cuts_off_is_the_first_thing_of_the_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = [4]
+
+    def measure(trainer: Trainer) -> dict[str, Any]:
+        if trainer.step in cut:
+            raise StopAskedFor
+        return {"at": trainer.step}
+
+    monkeypatch.setattr("megaxlm.train.callbacks.evaluation.measure", measure)
+
+    def stopped_at(step: int, stopping: str | None, max_steps: int = 100) -> list[dict[str, Any]]:
+        """Goes on from the step before; returns the panel that the resumed run has."""
+        nonlocal state
+        trainer = trainer_of(tmp_path, step - 1, max_steps=max_steps)
+        evaluation = Evaluation(2)
+        evaluation.load_state_dict(state)
+        trainer.callbacks = [evaluation]
+        evaluation.on_train_begin(trainer)
+        trainer.step, trainer.stopping = step, stopping  # type: ignore[assignment]
+        evaluation.on_step_end(trainer, record_of(step))
+        evaluation.on_train_end(trainer)
+        state = json.loads(json.dumps(evaluation.state_dict()))
+        return list(state["panel"])
+
+    state: dict[str, Any] = {"panel": []}  # as an older checkpoint has it
+    assert stopped_at(1, "signal") == [{"step": 0, "at": 0}]
+    assert stopped_at(2, "signal") == [{"step": 0, "at": 0}]
+    assert stopped_at(3, None)[1:] == [{"step": 2, "at": 2}]
+    assert stopped_at(4, None)[2:] == [] and cut.pop()
+    assert stopped_at(5, None)[2:] == [{"step": 4, "at": 4}]
+    # With the last step the run is done; a stop changes nothing of that.
+    assert stopped_at(6, "signal", max_steps=6)[3:] == [{"step": 6, "at": 6}]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

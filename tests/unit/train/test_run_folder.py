@@ -135,8 +135,8 @@ def test_changed_settings_are_named_with_both_values(tmp_path: Path) -> None:
 
 def test_a_stop_leaves_a_marker_which_the_next_start_removes(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    run_folder.mark_stopped(tmp_path, 7)
-    assert json.loads((tmp_path / "STOPPED").read_text()) == {"step": 7}
+    run_folder.mark_stopped(tmp_path, 7, "launcher")
+    assert json.loads((tmp_path / "STOPPED").read_text()) == {"step": 7, "cause": "launcher"}
     run_folder.record_start(config, world_size=2)
     assert not (tmp_path / "STOPPED").exists()
 
@@ -148,5 +148,5 @@ def test_a_stop_does_not_depend_on_its_marker(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(run_folder, "write_atomically", full)
-    run_folder.mark_stopped(tmp_path, 7)
+    run_folder.mark_stopped(tmp_path, 7, "signal")
     assert not (tmp_path / "STOPPED").exists()
