@@ -6,7 +6,6 @@ the command itself.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -14,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from megaxlm.testing.launchers import (
@@ -85,18 +83,9 @@ def test_a_rank_stopped_at_the_start_is_named_and_nothing_is_left(
 ) -> None:
     run_dir = write_small_config(tmp_path / "run.yaml", data, steps=10, every_steps=10)
     with running(command(launcher, rank, point, tmp_path / "run.yaml"), run_dir) as run:
-
-        def stopped() -> bool:
-            states = []
-            for member in run.members():
-                with contextlib.suppress(psutil.Error):  # ended meanwhile
-                    states.append(member.status())
-            return psutil.STATUS_STOPPED in states
-
-        run.wait_for(stopped)
+        run.wait_for(run.has_stopped_rank)
         began = time.monotonic()
-        run.wait_for(lambda: "megaxlm: error:" in run.said(), LIMIT + SLACK)
-        named_after = time.monotonic() - began
+        named_after = run.wait_for_line("megaxlm: error:", LIMIT + SLACK)
         assert run.wait(SLACK) != 0
         run.wait_for_none_left(SLACK)
         ended_after = time.monotonic() - began
