@@ -28,7 +28,7 @@ ELSEWHERE: dict[str, list[str]] = {
         "distributed/test_engine_resume.py::test_optimizer_groups_are_the_same_field_by_field",
     ],
     "a rank dies while saving": [
-        "unit/checkpoint/test_checkpoint_kill.py::test_sigkill_at_random_moments",
+        "distributed/test_checkpoint_faults.py::test_sigkill_of_any_rank_at_200_random_moments_of_saving",
     ],
     "a flipped byte in a shard": [
         "unit/checkpoint/test_checkpoint_reader.py::test_every_single_flipped_bit_of_a_tensor_file_is_found",
@@ -41,8 +41,7 @@ ELSEWHERE: dict[str, list[str]] = {
         "distributed/test_pretrain_run.py::test_killed_and_resumed_is_digit_for_digit_the_unbroken_run",
     ],
     "pickle is loaded": [
-        "unit/checkpoint/test_checkpoint_reader.py::test_file_names_that_are_not_ours_are_refused",
-        "unit/checkpoint/test_checkpoint_reader.py::test_links_are_refused",
+        "unit/checkpoint/test_hostile_files.py::test_a_pickle_in_a_checkpoint_is_never_executed",
     ],
     "NaN on one rank": [
         "distributed/test_engine_skips.py::test_every_rank_skips_and_leaves_everything_as_it_was",
@@ -55,12 +54,17 @@ ELSEWHERE: dict[str, list[str]] = {
     ],
     "timeout of process groups": [
         "distributed/test_engine_create.py::test_start_without_a_launcher",
+        "distributed/test_engine_create.py::test_every_group_of_a_pipeline_has_our_timeout",
+    ],
+    "a signal to the launcher leaves orphans": [
+        "launch/test_signals.py::test_a_signal_anywhere_is_an_agreed_save_and_leaves_no_orphan",
     ],
     "a worker is killed": [
         "distributed/test_watchdog.py::test_a_killed_rank_is_named_and_all_end",
     ],
     "a worker is stopped": [
         "distributed/test_watchdog.py::test_a_stopped_rank_0_is_named_and_all_end",
+        "distributed/test_roll_call.py::test_a_rank_stopped_at_the_start_is_named_and_nothing_is_left",
         "distributed/test_pretrain_stops.py::test_a_stopped_rank_is_named_and_nothing_is_left",
     ],
     "parameters partitioned at construction": [
@@ -182,6 +186,10 @@ def test_every_key_of_zero_is_known_or_refused() -> None:
     refused = {key.partition(".")[2] for key in REFUSED if key.startswith("zero_optimization.")}
     # What we know and DeepSpeed does not would be ignored in silence.
     assert ZERO_KEYS - known - refused == set()
+
+
+def test_what_the_launcher_needs_before_any_code_of_ours_runs_is_told() -> None:
+    assert "`--bind_cores_to_rank` needs `numactl`" in (ROOT.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("line", ELSEWHERE)

@@ -191,6 +191,9 @@ class CheckpointConfig(Section):
 class FaultsConfig(Section):
     """What is watched while a run trains, and when something is done about it."""
 
+    # A rank that does not come to the start for so long, counted from its process's, ends the run;
+    # more where ranks are started by hand, or import from a slow file system.
+    start_seconds: float = Field(default=110, ge=1)
     heartbeat_seconds: float = Field(default=60, ge=1)  # a rank silent for so long ends the run
     stall_seconds: float = Field(default=1800, ge=1)  # so does a run in which nothing moves
     straggler_ratio: float = Field(default=1.2, gt=1)  # a rank slower than the median is named

@@ -17,6 +17,7 @@ position, and a position has the same meaning in every run of the same data.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -95,6 +96,7 @@ class Stream:
         self._batches: Iterator[LoadedBatch] | None = None
         self._state = self._initial_state()
         self._closed = False
+        self.waited_seconds = 0.0  # by the consumer, for batches that were not made in time
         if state is not None:
             self.load_state(state)
 
@@ -122,7 +124,9 @@ class Stream:
         if self._batches is None:
             batches = self._generate(self._state)
             self._batches = Prefetcher(batches, self._prefetch) if self._prefetch else batches
+        began = time.perf_counter()
         loaded = next(self._batches)
+        self.waited_seconds += time.perf_counter() - began
         if loaded.state_after is not None:
             self._state = loaded.state_after
         return loaded

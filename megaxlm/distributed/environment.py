@@ -7,6 +7,8 @@ under torch's names, because DeepSpeed and torch.distributed read it there.
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 import re
 import socket
@@ -142,7 +144,18 @@ def first_host(nodelist: str) -> str:
 
 def _from_mpi(env: Mapping[str, str]) -> Environment:
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False
         from mpi4py import MPI
+
+        if not MPI.Is_initialized():
+            # All ranks wait for one another here. mpi4py would do so with the interpreter's lock
+            # held, and no thread could say which of them does not come.
+            provided = ctypes.c_int()
+            library = ctypes.CDLL(MPI.__file__)
+            library.MPI_Init_thread(None, None, MPI.THREAD_MULTIPLE, ctypes.byref(provided))
+            atexit.register(MPI.Finalize)
     except (ImportError, RuntimeError) as error:
         raise UserError(
             f"started by mpiexec, but mpi4py cannot load an MPI library ({error}); "

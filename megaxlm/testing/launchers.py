@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,14 @@ class Running:
                     found[int(env[name])] = process
         return [found[rank] for rank in sorted(found)]
 
+    def has_stopped_rank(self) -> bool:
+        """Whether one of its processes is stopped by a signal."""
+        states = []
+        for process in self.members():
+            with suppress(psutil.Error):  # ended meanwhile
+                states.append(process.status())
+        return psutil.STATUS_STOPPED in states
+
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of the steps done."""
         path = self.run_dir / "metrics.jsonl"
@@ -143,6 +151,18 @@ class Running:
             assert self.process.poll() is None, f"ended early: {self.said()}"
             assert time.monotonic() < deadline, f"nothing happened: {self.said()}"
             time.sleep(0.02)
+
+    def wait_for_line(self, text: str, seconds: float) -> float:
+        """Returns after how many seconds the output held a text, ended or not.
+
+        Raises:
+            AssertionError: It takes too long.
+        """
+        began = time.monotonic()
+        while text not in self.said():
+            assert time.monotonic() - began < seconds, f"not said in {seconds} s: {self.said()}"
+            time.sleep(0.02)
+        return time.monotonic() - began
 
     def wait(self, seconds: float = START_SECONDS) -> int:
         """Returns the exit code of the command."""

@@ -5,7 +5,8 @@ What tells them apart is the time in regions that hold none. That is the forward
 layer or of the head. At ZeRO-3, where modules gather their parameters before they run, it is that
 of every module without children (linear layers, norms, the core of the attention), between the end
 of its own gathering and the beginning of the next one. The backward pass is left alone: hooks there
-would change the graph, and collectives overlap with it.
+would change the graph, and collectives overlap with it; it counts as twice the forward pass. The
+update is timed where the optimizer is one that computes by itself.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from megaxlm.model.heads import MaskedLanguageModelHead
 from megaxlm.model.layer import EncoderLayer
 
+FORWARD_AND_BACKWARD = 3.0  # times the forward pass, in multiplications
+# Optimizers whose step holds no collective, as those of `megaxlm.optim` do.
+LOCAL_OPTIMIZERS = ("torch.optim.", "deepspeed.ops.", "apex.optimizers.fused_adam")
 MAX_REGIONS = 256  # timed in one step: reading an event costs microseconds
 
 
 class ComputeClock:
-    """Sums the time that regions of a module take in training, from when it is made.
+    """Estimates how long a step computes: forward, backward and update, from when it is made.
 
         clock = ComputeClock(engine.model, engine.device)
         ...                       # one step
@@ -43,12 +52,21 @@ class ComputeClock:
         """
         self._on_gpu = device.type == "cuda"
         self._seconds = 0.0
-        self._regions = 0
+        self._regions = self._timed = 0  # in this step: all of them, and those with a time
+        self._update = 0.0
+        self._update_began = 0.0
+        self._update_pair: tuple[Any, Any] | None = None
+        self._updates: list[tuple[Any, Any]] = []
         self._open, self._began = False, 0.0  # the region that runs
         self._pair: tuple[Any, Any] | None = None
         self._free: list[tuple[Any, Any]] = []  # pairs of events, to be used again
         self._pending: list[tuple[Any, Any]] = []
         self._handles: list[Any] = []
+        # Of all optimizers: DeepSpeed may wrap this one, and there is one in a run.
+        self._handles += [
+            register_optimizer_step_pre_hook(self._begin_update),
+            register_optimizer_step_post_hook(self._end_update),
+        ]
         partitioned = any(hasattr(parameter, "ds_status") for parameter in module.parameters())
         for region in module.modules():
             if partitioned:
@@ -64,14 +82,12 @@ class ComputeClock:
 
     def take(self) -> float:
         """Returns the seconds since the last call and starts again from 0."""
-        seconds = self._seconds
-        for begin, end in self._pending:
-            end.synchronize()
-            seconds += begin.elapsed_time(end) / 1000
-        self._free += self._pending
-        self._pending = []
-        self._seconds, self._regions = 0.0, 0
-        return seconds
+        seconds = self._seconds + self._elapsed(self._pending)
+        update = self._update + self._elapsed(self._updates)
+        forward = seconds * self._regions / max(self._timed, 1)  # a step may have more than that
+        self._seconds = self._update = 0.0
+        self._regions = self._timed = 0
+        return FORWARD_AND_BACKWARD * forward + update
 
     def close(self) -> None:
         """Takes the hooks away."""
@@ -79,9 +95,37 @@ class ComputeClock:
             handle.remove()
         self._handles = []
 
+    def _elapsed(self, pairs: list[tuple[Any, Any]]) -> float:
+        seconds = 0.0
+        for begin, end in pairs:
+            end.synchronize()
+            seconds += begin.elapsed_time(end) / 1000
+        self._free += pairs
+        pairs.clear()
+        return seconds
+
+    def _begin_update(self, optimizer: Optimizer, *_: object) -> None:
+        if not _computes_alone(optimizer):
+            return
+        if self._on_gpu:
+            self._update_pair = self._free.pop() if self._free else (_event(), _event())
+            self._update_pair[0].record()
+        self._update_began = time.perf_counter()
+
+    def _end_update(self, optimizer: Optimizer, *_: object) -> None:
+        if not _computes_alone(optimizer):
+            return
+        if self._on_gpu:
+            assert self._update_pair is not None
+            self._update_pair[1].record()
+            self._updates.append(self._update_pair)
+        else:
+            self._update += time.perf_counter() - self._update_began
+
     def _begin(self, region: nn.Module, arguments: object) -> None:
         # A region that has begun may not end: recomputed layers are left in the middle.
-        self._open = region.training and self._regions < MAX_REGIONS
+        self._regions += region.training
+        self._open = region.training and self._timed < MAX_REGIONS
         if not self._open:
             return
         if self._on_gpu:
@@ -102,7 +146,11 @@ class ComputeClock:
         else:
             self._seconds += time.perf_counter() - self._began
         self._open = False
-        self._regions += 1
+        self._timed += 1
+
+
+def _computes_alone(optimizer: Optimizer) -> bool:
+    return type(optimizer).__module__.startswith(LOCAL_OPTIMIZERS)
 
 
 def _event() -> Any:

@@ -11,6 +11,7 @@ from megaxlm.train.check import check_run
 from megaxlm.train.create import create_engine
 from megaxlm.train.engine import TrainingEngine
 from megaxlm.train.prepare import ResolvedRun
+from megaxlm.train.roll_call import RollCall
 from megaxlm.train.trainer import Trainer
 from megaxlm.train.watchdog import Watchdog
 
@@ -32,13 +33,16 @@ def pretrain(
         UserError: Whatever the user can mend; the same one on every rank.
     """
     request = request or StopRequest.listen()
-    place = environment.discover()
-    place.export()
-    run = check_run(config, place.world_size).run
-    connect(place, device_of(place), debug=debug)
     try:
+        with RollCall(config.run_dir, config.faults.start_seconds) as roll_call:
+            place = environment.discover()
+            place.export()
+            roll_call.meet(place)
+            run = check_run(config, place.world_size).run
+            connect(place, device_of(place), debug=debug)
+            watchdog = Watchdog.start(place, run.config.run_dir, run.config.faults)
         # Around all that needs several ranks, building and taking down the engine as well.
-        with Watchdog.start(place, run.config.run_dir, run.config.faults) as watchdog:
+        with watchdog:
             watchdog.progress("building the model")
             engine = create_engine(run.config, run.index, place, debug=debug)
             try:

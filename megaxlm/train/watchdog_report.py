@@ -42,7 +42,11 @@ class Member:
     @classmethod
     def here(cls, rank: int, hang_file: int) -> Member:
         """Returns this process."""
-        pid = os.getpid()
+        return cls.of(rank, os.getpid(), hang_file)
+
+    @classmethod
+    def of(cls, rank: int, pid: int, hang_file: int = -1) -> Member:
+        """Returns a process of this machine."""
         started = (_stat(pid) or ("", 0))[1]
         return cls(rank, socket.gethostname(), _machine(), pid, started, hang_file)
 
@@ -108,12 +112,17 @@ def silent_line(
     """Returns the line on ranks that have stopped answering."""
     phase = _phases({member.rank: phases.get(member.rank, "") for member in members})
     have = "has" if len(members) == 1 else "have"
-    states = {STATES.get(member.state() or "") for member in members[:MAX_NAMED]} - {None}
-    state = f" ({states.pop()})" if len(states) == 1 else ""
     return (
-        f"{named(members)} {have} not answered for {seconds:.0f} s, last in {phase}{state}; the "
-        f"stacks of the other ranks are in {stacks}; the same command resumes"
+        f"{named(members)} {have} not answered for {seconds:.0f} s, last in {phase}"
+        f"{state_of(members)}; the stacks of the other ranks are in {stacks}; the same command "
+        "resumes"
     )
+
+
+def state_of(members: Sequence[Member]) -> str:
+    """Returns, in brackets, what the kernel says of them if that explains a silence."""
+    states = {STATES.get(member.state() or "") for member in members[:MAX_NAMED]} - {None}
+    return f" ({states.pop()})" if len(states) == 1 else ""
 
 
 def ended_line(member: Member, phase: str, failed: bool, stacks: Path) -> str:
@@ -194,21 +203,21 @@ def _phases(phases: Mapping[int, str]) -> str:
     if len(by_phase) == 1:
         return next(iter(by_phase))
     ordered = sorted(by_phase.items(), key=lambda item: len(item[1]))
-    said = [f"{_ranks(ranks)} in {phase}" for phase, ranks in ordered[:MAX_NAMED]]
+    said = [f"{ranks(of)} in {phase}" for phase, of in ordered[:MAX_NAMED]]
     return ", ".join(said) + (" and others" if len(ordered) > MAX_NAMED else "")
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def ranks(numbers: Sequence[int]) -> str:
     """Returns `rank 3` or `ranks 0-2, 7`."""
     runs: list[list[int]] = []
-    for rank in ranks:
+    for rank in numbers:
         if runs and rank == runs[-1][1] + 1:
             runs[-1][1] = rank
         else:
             runs.append([rank, rank])
     spans = [str(low) if low == high else f"{low}-{high}" for low, high in runs]
     said = ", ".join(spans[:MAX_NAMED]) + (" and more" if len(spans) > MAX_NAMED else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {said}"
+    return f"rank{'s' if len(numbers) > 1 else ''} {said}"
 
 
 def _stat(pid: int) -> tuple[str, int] | None:

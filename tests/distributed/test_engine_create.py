@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,12 @@ def start_without_a_launcher(folder: Path) -> dict[str, Any]:
     import deepspeed
     import torch.distributed as dist
 
-    from megaxlm.train.backend import SHARED_MEMORY_OP, TIMEOUT
+    from megaxlm.train import backend
     from megaxlm.train.engine import TrainingEngine
 
     for name in LAUNCHER_VARIABLES:
         os.environ.pop(name, None)
+    backend.TIMEOUT = timedelta(minutes=7)  # not what torch gives every group
     place = environment.discover()
     place.export()
     started = time.perf_counter()
@@ -79,13 +81,48 @@ def start_without_a_launcher(folder: Path) -> dict[str, Any]:
         "languages": result.language_targets.sum().item(),
         "groups": len(groups),
         "timeouts": {group._get_backend(torch.device("cpu")).options._timeout for group in groups},
-        "expected_timeout": TIMEOUT,
-        "compiled": deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP],
+        "expected_timeout": backend.TIMEOUT,
+        "compiled": deepspeed.ops.__compatible_ops__[backend.SHARED_MEMORY_OP],
         "level": logging.getLogger("DeepSpeed").level,
         "extensions": sorted(path.name for path in folder.rglob("*.so")),
     }
     engine.close()
     answer["initialized_after_close"] = dist.is_initialized()
+    return answer
+
+
+def timeouts_of_a_pipeline() -> dict[str, Any]:
+    """Returns the timeouts of all groups of a rank after a step and an evaluation."""
+    import torch.distributed as dist
+
+    from megaxlm.train import backend
+    from megaxlm.train.create import create_engine
+
+    place = environment.discover()
+    backend.TIMEOUT = timedelta(minutes=7)  # not what torch gives every group
+    config = config_of(2, training={"pipeline_stages": 2, "zero_stage": 1})
+    engine = create_engine(config, INDEX, place)
+    engine.load_initial()
+    batch = random_micro_batch(engine.grid.data_rank)
+    engine.train_step([batch], 1e-3)
+    engine.forward_module.eval()
+    engine.forward_module(
+        batch.tokens,
+        batch.positions,
+        batch.cu_seqlens,
+        batch.target_index,
+        batch.targets,
+        batch.target_weight,
+        batch.seq_len,
+    )
+    groups = dist.distributed_c10d._world.pg_map
+    cpu = torch.device("cpu")
+    answer = {
+        "sizes": sorted(group.size() for group in groups),
+        "timeouts": {group._get_backend(cpu).options._timeout for group in groups},
+        "expected": backend.TIMEOUT,
+    }
+    engine.close()
     return answer
 
 
@@ -119,6 +156,13 @@ def test_start_without_a_launcher(tmp_path: Path) -> None:
     assert answer["groups"] > 1 and answer["timeouts"] == {answer["expected_timeout"]}
     assert answer["level"] == logging.ERROR
     assert answer["initialized_after_close"] is False
+
+
+def test_every_group_of_a_pipeline_has_our_timeout() -> None:
+    for answer in run_distributed(timeouts_of_a_pipeline, 4):
+        # The world, this rank's replica and its stage, at least.
+        assert answer["sizes"].count(2) >= 2 and 4 in answer["sizes"]
+        assert answer["timeouts"] == {answer["expected"]}
 
 
 def test_first_weights_come_from_the_seed_or_from_init_from(tmp_path: Path) -> None:

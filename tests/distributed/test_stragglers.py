@@ -1,4 +1,7 @@
-"""A rank that is stopped for 23% of the time, so 1.3x slower, is named; one that is not is not."""
+"""A rank that is stopped for 23% of the time, so 1.3x slower, is named; one that is not is not.
+
+So is one that waits long for its rows, however fast it computes.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from megaxlm.testing.models import random_micro_batch, tiny_model_config
 
 pytestmark = pytest.mark.distributed
 
+LOADING_SECONDS = 0.1  # longer than a step of this model computes
 STOPPED_SECONDS, SHARE = 0.005, 0.23
 WELL_STEPS, WITHIN_STEPS = 60, 50
 ATTEMPTS = 3  # other work on the machine slows ranks as well, and is then rightly named
@@ -77,6 +81,7 @@ def rank_main(run_dir: Path, zero_stage: int) -> None:
             run_dir=run_dir,
             step=0,
             callbacks=[metrics, straggler],
+            stream=SimpleNamespace(waited_seconds=0.0),
         ),
     )
     metrics.on_train_begin(trainer)
@@ -86,6 +91,10 @@ def rank_main(run_dir: Path, zero_stage: int) -> None:
         for number in range(8)
     ]
     while not reduce.any_true((run_dir / "end").exists()):
+        if place.rank == 1 and (run_dir / "slow-loading").exists():
+            began = time.perf_counter()
+            time.sleep(LOADING_SECONDS)
+            trainer.stream.waited_seconds += time.perf_counter() - began
         engine.train_step([batches[trainer.step % len(batches)]], 1e-3)
         trainer.step += 1
         straggler.on_step_end(trainer, cast(Any, SimpleNamespace(step=trainer.step)))
@@ -133,8 +142,10 @@ class Run:
     def slow(self) -> set[int]:
         """Ranks that are named and have not kept up since."""
         ranks: set[int] = set()
-        for rank, slow in re.findall(r"rank (\d) \(\S+\) (computes|keeps up)", self.said()):
-            (ranks.add if slow == "computes" else ranks.discard)(int(rank))
+        for rank, slow in re.findall(
+            r"rank (\d) \(\S+\) (loads and computes|keeps up)", self.said()
+        ):
+            (ranks.add if slow != "keeps up" else ranks.discard)(int(rank))
         return ranks
 
     def until(self, step: int, slow: set[int]) -> bool:
@@ -194,12 +205,16 @@ def test_a_slow_rank_is_named_within_fifty_steps(tmp_path: Path, zero_stage: int
                 break
         assert outcomes[-1] == (True, True), (outcomes, run.said())
         assert run.until(run.step() + 200, slow=set())  # it keeps up again
+        (tmp_path / "slow-loading").touch()
+        assert run.until(run.step() + WITHIN_STEPS + 1, slow={1}), run.said()
     finally:
         codes = run.end()
     assert codes == [0, 0], run.said()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     told = [entry for line in lines for entry in line["stragglers"] if entry["slow"]]
-    assert told[-1]["rank"] == 1 and told[-1]["times_the_others"] >= 1.2
+    assert {one["rank"] for one in told[-2:]} == {1}
+    assert all(one["times_the_others"] >= 1.2 for one in told[-2:])
+    assert told[-2]["data_wait_seconds"] == 0 and told[-1]["data_wait_seconds"] >= LOADING_SECONDS
     assert told[-1]["host"] == socket.gethostname()
 
 

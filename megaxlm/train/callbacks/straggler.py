@@ -1,7 +1,9 @@
-"""Names ranks that compute longer than others that do the same work.
+"""Names ranks that need longer for their own part than others that do the same work.
 
 Every step of a synchronous run takes as long as its slowest rank, so what is compared is the time
-of pure computation (`megaxlm.train.compute_clock`), among the ranks of one pipeline stage. Noise
+in which a rank waits for no other: pure computation (`megaxlm.train.compute_clock`) and the wait
+for its own rows, among the ranks of one pipeline stage. What is not seen: a slow link, and the
+update of optimizers that talk to other ranks themselves (Muon, LAMB, StableAdamW). Noise
 comes in bursts and a slow device is slow all the time: a rank is named if it was slow in all of the
 last `BLOCKS` blocks of steps but one, and at least half as much in that one. A rank whose clock,
 cooling or host is worse than the others' then costs a line, and a pause on one of them does not.
@@ -107,7 +109,8 @@ class Straggler(Callback):
         self._ratio, self._block = ratio, max(1, window // 2)
         self._clock: ComputeClock | None = None
         self._judge: StragglerJudge | None = None
-        self._seconds: list[float] = []
+        self._seconds: list[tuple[float, float]] = []  # computed, waited for rows
+        self._waited = 0.0  # for rows, up to the last step
         self._hosts: list[str] = []
         self._steps_left_out = 0
 
@@ -128,19 +131,22 @@ class Straggler(Callback):
         """Notes the step and compares when a block is full."""
         if self._clock is None or self._judge is None:
             return
-        seconds = self._clock.take()
+        waited = trainer.stream.waited_seconds
+        seconds = self._clock.take(), waited - self._waited
+        self._waited = waited
         if self._steps_left_out < WARMUP_STEPS:
             self._steps_left_out += 1
             return
         self._seconds.append(seconds)
         if len(self._seconds) < self._block:
             return
-        table = torch.zeros(trainer.world_size, dtype=torch.float64, device=trainer.device)
-        table[trainer.rank] = sum(self._seconds) / self._block
-        changed = self._judge.add(reduce.all_sum(table).tolist())
+        table = torch.zeros(trainer.world_size, 2, dtype=torch.float64, device=trainer.device)
+        table[trainer.rank] = torch.tensor(self._seconds, dtype=torch.float64).mean(0)
+        table = reduce.all_sum(table)  # (ranks, computed and waited)
+        changed = self._judge.add(table.sum(1).tolist())
         self._seconds = []
         if changed and trainer.rank == 0:
-            self._tell(trainer, record.step, changed)
+            self._tell(trainer, record.step, changed, table[:, 1].tolist())
 
     def on_rollback(self, trainer: Trainer) -> None:
         """Leaves out the steps around it."""
@@ -157,17 +163,27 @@ class Straggler(Callback):
     def _start(self) -> None:
         self._seconds, self._steps_left_out = [], 0
 
-    def _tell(self, trainer: Trainer, step: int, changed: dict[int, float]) -> None:
+    def _tell(
+        self, trainer: Trainer, step: int, changed: dict[int, float], waited: list[float]
+    ) -> None:
         entries: list[dict[str, Any]] = []
         for rank, ratio in changed.items():
             host, slow = self._hosts[rank], ratio >= self._ratio
-            entries.append({"rank": rank, "host": host, "times_the_others": ratio, "slow": slow})
+            entries.append(
+                {
+                    "rank": rank,
+                    "host": host,
+                    "times_the_others": ratio,
+                    "data_wait_seconds": waited[rank],
+                    "slow": slow,
+                }
+            )
             if slow:
                 line = (
-                    f"megaxlm: warning: rank {rank} ({host}) computes {ratio:.2f} times as long as "
-                    f"the others, over the {BLOCKS * self._block} steps up to step {step}; all "
-                    "ranks wait for it: look at its clock rates, temperature and what else runs "
-                    "on that host"
+                    f"megaxlm: warning: rank {rank} ({host}) loads and computes {ratio:.2f} times "
+                    f"as long as the others, over the {BLOCKS * self._block} steps up to step "
+                    f"{step}, with {waited[rank]:.3f} s a step for its rows; all ranks wait for "
+                    "it: look at its clock rates, temperature, disk and what else runs on that host"
                 )
             else:
                 line = f"megaxlm: rank {rank} ({host}) keeps up again at step {step}"

@@ -382,3 +382,11 @@ def test_states_of_other_runs_are_refused(dataset: Path, tmp_path: Path) -> None
     write_dataset(tmp_path, {"en": [[5] * 40] * 20}, {("en", "fr"): pairs}, VOCAB_SIZE)
     with pytest.raises(UserError, match="its shards"):
         stream(tmp_path, state=state)
+
+
+def test_the_wait_for_batches_that_are_late_is_counted(dataset: Path) -> None:
+    opened = stream(dataset, prefetch_batches=0)
+    assert opened.waited_seconds == 0
+    began = time.perf_counter()
+    list(islice(opened, 3))
+    assert 0 < opened.waited_seconds <= time.perf_counter() - began

@@ -12,7 +12,7 @@ from megaxlm.model.initialization import initialize
 from megaxlm.model.layer import EncoderLayer
 from megaxlm.testing.models import random_micro_batch, tiny_model_config
 from megaxlm.train.callbacks.straggler import BLOCKS, StragglerJudge
-from megaxlm.train.compute_clock import ComputeClock
+from megaxlm.train.compute_clock import FORWARD_AND_BACKWARD, ComputeClock
 
 RATIO = 1.2
 
@@ -106,7 +106,8 @@ def test_the_clock_counts_layers_in_training_alone(recompute: bool) -> None:
     forward(model)
     elapsed = time.perf_counter() - began
     seconds = clock.take()
-    assert len(model.layers) * 0.02 <= seconds <= elapsed
+    # The backward pass counts as twice the forward pass.
+    assert len(model.layers) * 0.02 <= seconds / FORWARD_AND_BACKWARD <= elapsed
     assert clock.take() == 0.0
     model.eval()
     forward(model)
@@ -114,6 +115,51 @@ def test_the_clock_counts_layers_in_training_alone(recompute: bool) -> None:
     model.train()
     clock.close()
     forward(model)
+    assert clock.take() == 0.0
+
+
+def test_the_clock_counts_more_regions_than_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megaxlm.train.compute_clock.MAX_REGIONS", 2)
+    config = tiny_model_config()
+    model = MaskedLanguageModel(config)
+    initialize(model, config, 0)
+    for layer in model.layers:
+        assert isinstance(layer, EncoderLayer)
+        layer.attention_norm = nn.Sequential(Slow(), layer.attention_norm)  # type: ignore[assignment]
+    clock = ComputeClock(model, torch.device("cpu"))
+    model.train()
+    for _ in range(5):
+        forward(model)
+    clock.close()
+    assert clock.take() >= FORWARD_AND_BACKWARD * 5 * len(model.layers) * 0.02
+
+
+class SlowSGD(torch.optim.SGD):
+    """Takes a known time for an update."""
+
+    __module__ = "torch.optim.slow"
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        time.sleep(0.02)
+
+
+class TalkingSGD(SlowSGD):
+    """One of ours, which may wait for other ranks in its step."""
+
+    __module__ = "megaxlm.optim.talking"
+
+
+@pytest.mark.parametrize(("kind", "counted"), [(SlowSGD, True), (TalkingSGD, False)])
+def test_the_clock_counts_updates_without_collectives(
+    kind: type[torch.optim.SGD], counted: bool
+) -> None:
+    model = nn.Linear(2, 2)
+    clock = ComputeClock(model, torch.device("cpu"))
+    optimizer = kind(model.parameters(), lr=0.1)
+    optimizer.step()
+    assert (clock.take() >= 0.02) == counted
+    clock.close()
+    optimizer.step()
     assert clock.take() == 0.0
 
 
