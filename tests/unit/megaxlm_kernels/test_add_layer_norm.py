@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -10,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megaxlm_kernels.layer_norm import add_layer_norm, add_layer_norm_reference
 from megaxlm_kernels.library import choose_implementation
-from megaxlm_kernels.testing import assert_no_worse_than_eager
+from megaxlm_kernels.testing import (
+    assert_no_worse_than_eager,
+    normals,
+    results_and_gradients,
+    widened,
+)
 from torch import Tensor
 
 NAMES = ("x", "residual", "bias", "gamma", "beta")
@@ -30,40 +36,15 @@ def make_inputs(
     seed: int = 0,
     absent: tuple[str, ...] = (),
 ) -> dict[str, Tensor | None]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int, mean: float = 0.0) -> Tensor:
-        values = torch.randn(*shape, generator=generator, dtype=torch.float64) + mean
-        return values.to(dtype).requires_grad_()
-
-    made = {
-        "x": normal(rows, hidden, mean=0.5),
-        "residual": normal(rows, hidden),
-        "bias": normal(hidden),
-        "gamma": normal(hidden, mean=1.0),
-        "beta": normal(hidden),
-    }
-    return {name: None if name in absent else made[name] for name in NAMES}
+    shapes = {name: (hidden,) for name in NAMES} | {"x": (rows, hidden), "residual": (rows, hidden)}
+    means = {"x": 0.5, "gamma": 1.0}
+    return normals(shapes | dict.fromkeys(absent), dtype, seed, means)  # type: ignore[arg-type]
 
 
-def run(op, inputs, dropout_p=0.0, seed=0, grads=None, **options) -> dict[str, Tensor]:
+def run(op, inputs, dropout_p, seed, grads, **options) -> dict[str, Tensor]:
     """The results and gradients of every input, by name."""
-    y, total = op(*inputs.values(), EPS, dropout_p, seed, **options)
-    found = {"y": y.detach(), "sum": total.detach()}
-    present = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-    outputs = [(out, g) for out, g in zip((y, total), grads, strict=True) if g is not None]
-    gradients = torch.autograd.grad(
-        [out for out, _ in outputs],
-        list(present.values()),
-        [g.to(out.dtype) for out, g in outputs],
-    )
-    return found | {f"d{name}": g for name, g in zip(present, gradients, strict=True)}
-
-
-def widened(inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {
-        n: None if t is None else t.detach().double().requires_grad_() for n, t in inputs.items()
-    }
+    bound = functools.partial(op, eps=EPS, dropout_p=dropout_p, seed=seed, **options)
+    return results_and_gradients(bound, inputs, ("y", "sum"), grads)
 
 
 def compare(inputs, dropout_p: float, seed: int, with_grad_sum: bool) -> None:
