@@ -122,7 +122,7 @@ class Module:
             line = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError):
             line = f"?:{offset}"
-        return text[: match.start()] + " at " + line.strip().rsplit("/", 1)[-1]
+        return f"{text[: match.start()]} at {line.split('(')[0].strip().rsplit('/', 1)[-1]}"
 
 
 def compile_for_emulator(sources: list[Path], folder: Path) -> Module:

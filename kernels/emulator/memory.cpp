@@ -89,21 +89,23 @@ void judge_shared(const char* at, size_t bytes, bool write, bool atomic, const v
                              "' of " + std::to_string(nearest->end - nearest->begin)
                        : std::string("before any array")),
           code);
-  const std::string where =
-      "of shared memory '" + nearest->name + "' at byte " + std::to_string(begin - nearest->begin);
+  const auto says = [=](const char* before = "") {
+    return before + amount(bytes, write) + "of shared memory '" + nearest->name + "' at byte " +
+           std::to_string(begin - nearest->begin);
+  };
   const Fiber& self = *running;
   for (size_t i = begin; i < begin + bytes; ++i) {
     ByteHistory& byte = history[i];
     if ((!write || atomic) && byte.written_at == 0)
-      fault(amount(bytes, write) + where + " that no thread has written", code);
+      fault(says() + " that no thread has written", code);
     if (!atomic) {
       if (byte.written_at > self.clock[byte.writer] && byte.writer != self.number)
-        fault("race: " + amount(bytes, write) + where + " that thread " +
-                  std::to_string(byte.writer) + " wrote with no barrier between",
+        fault(says("race: ") + " that thread " + std::to_string(byte.writer) +
+                  " wrote with no barrier between",
               code);
       if (write && byte.read_at > self.clock[byte.reader] && byte.reader != self.number)
-        fault("race: " + amount(bytes, write) + where + " that thread " +
-                  std::to_string(byte.reader) + " read with no barrier between",
+        fault(says("race: ") + " that thread " + std::to_string(byte.reader) +
+                  " read with no barrier between",
               code);
     }
     uint32_t& at_clock = write ? byte.written_at : byte.read_at;

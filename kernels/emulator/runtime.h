@@ -2,6 +2,7 @@
 // every load and store. Kernels never include this; they include simt.h.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstddef>
@@ -35,11 +36,12 @@ struct AsyncCopy {
 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // where it starts
+  jmp_buf resume_at;
   char* stack = nullptr;
   int number = 0;
   Index index{};
-  bool done = false;
+  bool started = false, done = false;
   Barrier* waits_for = nullptr;
   uint64_t generation = 0;  // of that barrier, when it came
   // What of every other thread's work is known to have happened: a vector clock.

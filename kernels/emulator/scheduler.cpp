@@ -29,7 +29,7 @@ struct Block {
 
 std::vector<Fiber> fibers(kMostThreads);
 Block block;
-ucontext_t scheduler;
+jmp_buf scheduler;
 std::string found;  // the first fault; nothing runs after it
 const char* kernel_name = "";
 void (*kernel_body)(const void*) = nullptr;
@@ -45,10 +45,27 @@ std::string place(const Site& site) {
   return file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line);
 }
 
+// ucontext starts a fiber on its stack; from then on setjmp and longjmp switch, as they make no
+// system call. A fiber never returns to a frame that another one has left.
+void resume(Fiber& fiber) {
+  running = &fiber;
+  builtins.thread = fiber.index;
+  if (_setjmp(scheduler) == 0) {
+    if (fiber.started) _longjmp(fiber.resume_at, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+  }
+  running = nullptr;
+}
+
+void leave() {
+  if (_setjmp(running->resume_at) == 0) _longjmp(scheduler, 1);
+}
+
 void enter() {
   kernel_body(kernel_closure);
   running->done = true;
-  swapcontext(&running->context, &scheduler);
+  leave();
 }
 
 // Every member now knows what any of them did before.
@@ -65,7 +82,7 @@ void join_clocks(const std::vector<Fiber*>& members) {
 void wait(Barrier& barrier, int expected, bool orders, Site site) {
   Fiber& self = *running;
   if (barrier.arrived == 0) barrier.site = site;
-  if (barrier.site.line != site.line || std::string(barrier.site.file) != site.file)
+  if (barrier.site.line != site.line || std::strcmp(barrier.site.file, site.file) != 0)
     fault("divergent: this thread is at " + place(site) + ", others are at " +
               place(barrier.site),
           nullptr);
@@ -82,7 +99,7 @@ void wait(Barrier& barrier, int expected, bool orders, Site site) {
     barrier.arrived = 0;
     ++barrier.generation;
   } else {
-    swapcontext(&self.context, &scheduler);
+    leave();
   }
   self.waits_for = nullptr;
 }
@@ -108,7 +125,7 @@ void start(Fiber& fiber, int number, dim3 extent) {
   const unsigned n = static_cast<unsigned>(number);
   fiber.number = number;
   fiber.index = {n % extent.x, n / extent.x % extent.y, n / extent.x / extent.y};
-  fiber.done = false;
+  fiber.started = fiber.done = false;
   fiber.waits_for = nullptr;
   fiber.clock.assign(block_threads, 0);
   fiber.clock[number] = 1;
@@ -131,10 +148,7 @@ void run_block(dim3 extent) {
       Fiber& fiber = fibers[i];
       if (fiber.done || (fiber.waits_for && fiber.waits_for->generation == fiber.generation))
         continue;
-      running = &fiber;
-      builtins.thread = fiber.index;
-      swapcontext(&scheduler, &fiber.context);
-      running = nullptr;
+      resume(fiber);
       if (!found.empty()) return;
       moved = true;
       left -= fiber.done;
@@ -150,7 +164,7 @@ void fault(const std::string& what, const void* code) {
   snprintf(address, sizeof address, "%p", code);
   found = std::string(kernel_name) + " block " + place(builtins.block) + " thread " +
           place(builtins.thread) + ": " + what + (code ? std::string(" @") + address : "");
-  swapcontext(&running->context, &scheduler);  // never to return: the launch is over
+  leave();  // never to return: the launch is over
   __builtin_unreachable();
 }
 

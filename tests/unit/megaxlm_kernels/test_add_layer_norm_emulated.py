@@ -174,7 +174,7 @@ def test_without_dropout_and_what_may_be_absent(module: Module, hidden: int) -> 
         compare(module, 5, hidden, torch.bfloat16, 0.0, with_grad_sum=False, absent=absent)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     rows=st.integers(1, 12),
     hidden=st.one_of(st.integers(1, 70).map(lambda n: 8 * n), st.sampled_from([768, 2304, 5000])),
