@@ -78,18 +78,17 @@ def source_hash() -> str:
 
 
 def find_built(architectures: tuple[str, ...], folder: Path | None = None) -> Built | None:
-    """Returns a library of today's sources that holds these architectures, or None."""
+    """Returns the smallest library of today's sources that holds these architectures, or None."""
     folder = folder or cache_folder()
     wanted = source_hash()
-    for path in sorted(folder.glob("*/build.json")):
-        if path.parent.name.startswith("."):
-            continue  # still being built, or left by a build that was killed
-        built = _read(path.parent)
-        if built is None or built.sources != wanted:
-            continue
-        if set(architectures) <= set(built.architectures):
-            return built
-    return None
+    # A dot: still being built, or left by a build that was killed.
+    folders = [p.parent for p in folder.glob("*/build.json") if not p.parent.name.startswith(".")]
+    fit = [
+        built
+        for built in map(_read, sorted(folders))
+        if built and built.sources == wanted and set(architectures) <= set(built.architectures)
+    ]
+    return min(fit, key=lambda built: len(built.architectures), default=None)
 
 
 def build(architectures: tuple[str, ...], folder: Path | None = None) -> Built:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megaxlm_kernels.checks import check_implementation, check_probability, check_seed, check_tensor
-from megaxlm_kernels.library import Implementation, ensure_loaded, is_loaded, when_loaded
+from megaxlm_kernels.library import Implementation, ensure_loaded, when_loaded
 from megaxlm_kernels.philox import drop_threshold, dropout_mask, keep_scale
 
 
@@ -72,8 +72,7 @@ def add_layer_norm(
         raise ValueError(f"eps must not be negative, got {eps}")
     if not fused:
         return _add_layer_norm_torch(x, residual, bias, gamma, beta, eps, dropout_p, seed)
-    if not is_loaded():
-        ensure_loaded(x.device.type)
+    ensure_loaded(x.device.type)
     x = x.contiguous()
     y, total, _, _ = _AddLayerNorm.apply(  # type: ignore[no-untyped-call]
         x,

@@ -78,8 +78,12 @@ def is_loaded() -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def ensure_loaded(device_type: str) -> bool:
-    """Loads the library unless it is loaded; what an op calls that nobody prepared."""
-    load(torch.device(device_type))
+    """Loads the library unless it is loaded, for an op that no choice went before.
+
+    torch.compile calls it once, while it traces, and looks no further into it.
+    """
+    if _loaded is None:
+        load(torch.device(device_type))
     return True
 
 

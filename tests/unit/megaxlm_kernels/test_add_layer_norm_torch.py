@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import megaxlm_kernels
 import pytest
 import torch
 from megaxlm_kernels.layer_norm import add_layer_norm
@@ -53,6 +58,23 @@ def test_compiles_whole_and_no_new_seed_compiles_again(implementation: str) -> N
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other)
     assert counter.frame_count <= 2  # for one seed, and for any
+
+
+def test_compiling_first_loads_the_library_too() -> None:
+    code = """if True:
+        import torch
+        from megaxlm_kernels.layer_norm import add_layer_norm
+        from megaxlm_kernels.library import is_loaded
+        def of(x):
+            return add_layer_norm(x, x, None, x[0], None, 1e-5, implementation="cuda")[0]
+        x = torch.randn(4, 16)
+        assert not is_loaded()
+        y = torch.compile(of, fullgraph=True, backend="aot_eager")(x)
+        assert is_loaded() and torch.equal(y, of(x))
+    """
+    home = str(Path(megaxlm_kernels.__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": home}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_a_block_around_it_compiles_whole() -> None:
