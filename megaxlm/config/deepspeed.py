@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from megaxlm.errors import UserError
 
 AUTO = "auto"
 DEFAULT_STAGE = 1
+MONITORS = {"wandb": "wandb", "comet": "comet_ml"}  # sections and the packages they import
 
 
 def builtin_deepspeed_config(stage: int) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def resolve_deepspeed_config(
     _fill(config, "steps_per_print", run.logging.every_steps)
     _fill(config, "bf16.check_grad_overflow", True)
     _drop_offload_to_nowhere(zero)
-    _fill_dtypes(config, stage, bf16)
+    _fill_dtypes(config, stage, bf16, source)
     for key, (stages, default) in ZERO_DEFAULTS.items():
         short = key.removeprefix("stage3_")
         spelled = short if short in zero else key
@@ -190,9 +192,18 @@ def _check_keys(config: dict[str, Any], source: str) -> None:
         if _get(config, path) == wrong:
             raise UserError(f"{source}: `{path}` is {_shown(wrong)}, which {reason}")
     zero = config.get("zero_optimization", {})
-    for section in ("zero_optimization", "bf16", "data_types", "fp16"):
+    for section in ("zero_optimization", "bf16", "data_types", "fp16", "pipeline", *MONITORS):
         if not isinstance(config.get(section, {}), dict):
             raise UserError(f"{source}: `{section}` must be an object, e.g. {{...}}")
+    every = config.get("steps_per_print", AUTO)
+    if every != AUTO and (type(every) is not int or every < 1):
+        raise UserError(f"{source}: `steps_per_print` is {_shown(every)}; use 1 or more steps")
+    for section, library in MONITORS.items():
+        if config.get(section, {}).get("enabled") and importlib.util.find_spec(library) is None:
+            raise UserError(
+                f"{source}: `{section}.enabled` is true, but the package {library} is not "
+                f"installed; run `pip install {library}`, or use false"
+            )
     for prefix, given, valid in (
         ("", config, TOP_LEVEL_KEYS),
         ("zero_optimization.", zero, ZERO_KEYS),
@@ -217,7 +228,7 @@ def _check_keys(config: dict[str, Any], source: str) -> None:
             )
 
 
-def _fill_dtypes(config: dict[str, Any], stage: int, bf16: bool) -> None:
+def _fill_dtypes(config: dict[str, Any], stage: int, bf16: bool, source: str) -> None:
     data_types = config.setdefault("data_types", {})
     if stage == 0 and bf16:
         # DeepSpeed refuses fp32 accumulation at stage 0; the engine asks torch for it instead.
@@ -231,6 +242,14 @@ def _fill_dtypes(config: dict[str, Any], stage: int, bf16: bool) -> None:
         config.pop("communication_data_type", None)
         if stage <= 1:
             config["communication_data_type"] = "fp32"
+        return
+    allowed = ("fp32", "bf16") if bf16 else ("fp32",)
+    if config["communication_data_type"] not in allowed:
+        raise UserError(
+            f"{source}: `communication_data_type` is {_shown(config['communication_data_type'])}, "
+            f"which rounds the gradients of a run with training.precision {'bf16' if bf16 else 'fp32'}"
+            f"; use {' or '.join(_shown(one) for one in allowed)}"
+        )
 
 
 def _agree(config: dict[str, Any], key: str, value: Any, said: str, source: str) -> None:

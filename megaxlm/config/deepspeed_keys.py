@@ -85,6 +85,10 @@ REFUSED: dict[str, str] = {
     "eigenvalue": _GONE,
     "graph_harvesting": _GONE,
     "progressive_layer_drop": _GONE,
+    "zero_optimization.leaf_module": "breaks the backward pass of packed batches; delete it",
+    "zero_optimization.module_granularity_threshold": (
+        "breaks the backward pass of packed batches; delete it"
+    ),
     "zero_optimization.mics_shard_size": f"{_GONE} and use zero_hpz_partition_size",
     "zero_optimization.mics_hierarchical_params_gather": _GONE,
     "zero_optimization.zeropp_loco_param": _GONE,

@@ -98,7 +98,8 @@ class ModelConfig(Section):
     layer_norm_eps: float = Field(default=1e-5, gt=0)
     initializer_range: float = Field(default=0.02, gt=0)
     tie_word_embeddings: bool = True
-    # Width of the smaller model whose learning rate this one takes over (muP); None: plain widths.
+    # Width of the smaller model whose learning rate this one takes over (muP), with as many
+    # dimensions a head and the same intermediate_size / hidden_size; None: plain widths.
     mup_base_hidden_size: int | None = Field(default=None, ge=8)
     # Layers whose activations are computed again in the backward pass, a pipeline stage: all of
     # them (true), none (false) or the first N.
@@ -255,5 +256,10 @@ class PretrainConfig(Section):
             raise ValueError(
                 f"model.mup_base_hidden_size scales rates as Adam needs it, not as optimizer.name "
                 f"{name} does; set optimizer.name: adamw or stable_adamw, or leave it out"
+            )
+        if self.model.mup_base_hidden_size is not None and self.init_from is not None:
+            raise ValueError(
+                "model.mup_base_hidden_size needs weights that start as muP has them, but they "
+                "come from init_from; leave one of the two out"
             )
         return self

@@ -67,7 +67,8 @@ def check_optimizer(
     if name == "apex_lamb" and zero_stage > 0:
         raise UserError(
             f"optimizer.name apex_lamb with ZeRO stage {zero_stage}: it would take norms of flat "
-            "partitions instead of parameters; set optimizer.name: lamb, or training.zero_stage: 0"
+            "partitions instead of parameters; set optimizer.name: lamb"
+            + ("" if config.training.pipeline_stages > 1 else ", or training.zero_stage: 0")
         )
     if name in APEX and on_cpu:
         raise UserError(

@@ -70,11 +70,12 @@ def check_replicas(engine: TrainingEngine, step: int) -> None:
     if sums:
         parts = torch.stack([value.to(engine.device) for value in sums.values()])
         mine[grid.rank, 0] = checksum(parts)
-    if grid.num_stages > 1 and TIED_PARAMETER in sums:
+    tied = grid.num_stages > 1 and engine.config.model.tie_word_embeddings
+    if tied and TIED_PARAMETER in sums:
         mine[grid.rank, 1] = sums[TIED_PARAMETER].to(engine.device)
     totals = reduce.all_sum(mine).tolist()
-    if any(_differ([totals[rank][0] for rank in ranks]) for ranks in _stages(grid)) or _differ(
-        [totals[rank][1] for rank in _tied_ranks(grid)]
+    if any(_differ([totals[rank][0] for rank in ranks]) for ranks in _stages(grid)) or (
+        tied and _differ([totals[rank][1] for rank in _tied_ranks(grid)])
     ):
         _tell(grid, {name: int(value) for name, value in sums.items()}, step)
 

@@ -60,7 +60,8 @@ def check_compatible(
         )
     saved = reader.shared
     for key, value in config.model.model_dump(mode="json").items():
-        there = saved["model"].get(key, value)
+        # A version that did not know the key trained as its default does.
+        there = saved["model"].get(key, type(config.model).model_fields[key].default)
         if there != value and key not in _FREE_TO_CHANGE:
             raise UserError(
                 f"{reader.path}: saved with model.{key}={there}, the config says "

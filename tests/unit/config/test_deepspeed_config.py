@@ -273,3 +273,34 @@ def test_unreadable_files_are_one_line(tmp_path: Path, content: bytes, said: str
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such DeepSpeed config"):
         load_deepspeed_config(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"steps_per_print": 0}, "`steps_per_print` is 0; use 1 or more"),
+        ({"steps_per_print": "many"}, "use 1 or more"),
+        ({"pipeline": None}, "`pipeline` must be an object"),
+        ({"comet": {"enabled": True}}, "the package comet_ml is not installed"),
+        ({"communication_data_type": "bf16"}, 'use "fp32"'),
+        ({"communication_data_type": "fp16"}, 'use "fp32"'),
+        ({"zero_optimization": {"leaf_module": {"classes": ["X"]}}}, "delete it"),
+        ({"zero_optimization": {"module_granularity_threshold": 9}}, "delete it"),
+    ],
+)
+def test_what_would_fail_in_the_first_step_is_refused(raw: dict[str, Any], said: str) -> None:
+    run = PretrainConfig.model_validate(
+        {
+            "run_dir": "r",
+            "data": {"path": "d"},
+            "training": {
+                "max_steps": 1,
+                "global_batch_size": 4,
+                "micro_batch_size": 1,
+                "precision": "fp32",
+            },
+        }
+    )
+    with pytest.raises(UserError) as caught:
+        resolve_deepspeed_config(raw, run, 1, source="ds.json")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
