@@ -24,6 +24,9 @@ from megaxlm.testing.launchers import BIN, free_port, running, write_small_confi
 pytestmark = pytest.mark.distributed
 
 HEARTBEAT = 6.0
+# Of a stopped rank, in seconds; with the default heartbeat of 60 s they are 120 and 180. The margin
+# is for processes of a busy machine that come to their turn late.
+NAMED_WITHIN, ENDED_WITHIN, MARGIN = 2 * HEARTBEAT, 3 * HEARTBEAT, 25.0
 SETTINGS = [
     f"faults.heartbeat_seconds={HEARTBEAT}",
     "checkpoint.asynchronous=false",  # else saving goes on beside the next steps
@@ -99,8 +102,13 @@ def test_a_stopped_rank_is_named_and_nothing_is_left(
         if phase is None:
             run.wait_for(lambda: run.step() >= 5)
             run.ranks()[1].kill()
+        else:
+            run.wait_for(run.has_stopped_rank)
+            stopped = time.monotonic()
+            run.wait_for_line("megaxlm: error: rank 1 (", NAMED_WITHIN + MARGIN)
         assert run.wait() != 0
         run.wait_for_none_left(35)
+        assert phase is None or time.monotonic() - stopped < ENDED_WITHIN + MARGIN
     said = [line for line in run.said().splitlines() if "megaxlm: error: rank 1 (" in line]
     assert len(said) == 1, run.said()
     if phase is None:
