@@ -243,12 +243,13 @@ def _fill_dtypes(config: dict[str, Any], stage: int, bf16: bool, source: str) ->
         if stage <= 1:
             config["communication_data_type"] = "fp32"
         return
-    allowed = ("fp32", "bf16") if bf16 else ("fp32",)
+    precision = "bf16" if bf16 else "fp32"
+    allowed = dict.fromkeys(("fp32", precision))
     if config["communication_data_type"] not in allowed:
         raise UserError(
             f"{source}: `communication_data_type` is {_shown(config['communication_data_type'])}, "
-            f"which rounds the gradients of a run with training.precision {'bf16' if bf16 else 'fp32'}"
-            f"; use {' or '.join(_shown(one) for one in allowed)}"
+            f"which rounds the gradients of a run with training.precision {precision}; "
+            f"use {' or '.join(_shown(one) for one in allowed)}"
         )
 
 
