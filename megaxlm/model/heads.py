@@ -64,7 +64,10 @@ class MaskedLanguageModelHead(nn.Module):
         # Dividing the weights, not the loss, saves a pass over the gradient of the embedding.
         mean_weight = target_weight / max(1, targets.shape[0])
         loss, target_losses = self.decoder(self._transform(hidden), targets, mean_weight)
-        return loss, target_losses
+        # A loss that is not finite makes every gradient so too. Then one rule, the norm of the
+        # gradients, which all ranks and stages share, decides whether a step counts.
+        sound = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        return loss * sound, target_losses
 
     def logits(
         self,

@@ -25,6 +25,7 @@ stands in the state of every later checkpoint. A new run that is given these ran
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -119,7 +120,7 @@ class Recovery(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
         self.forget_losses()
-        self._losses.extend(state["losses"])
+        self._losses.extend(loss for loss in state["losses"] if math.isfinite(loss))
         self._not_finite = [(step, (begin, end)) for step, begin, end in state["not_finite"]]
         last_good = state["last_good"]
         self._last_good = None if last_good is None else (last_good[0], last_good[1])
@@ -229,6 +230,11 @@ class Recovery(Callback):
         self._rollbacks, self._troubled_step = counted
         ahead = from_row([trouble.skip], trainer.stream.state["position"])
         trainer.skip_rows(ahead)
+        # Before the log tells of it: a kill in between meets the same trouble again, while a log
+        # that is ahead would let a later checkpoint be resumed which it says was left behind.
+        with reduce.together():
+            if trainer.rank == 0:
+                patience(lambda: drop_later_checkpoints(trainer.run_dir, trainer.step))
         self._note(
             trainer,
             record.step,
@@ -244,9 +250,6 @@ class Recovery(Callback):
             f"step {record.step}: {_described(trouble, record)}; back to step {trainer.step} "
             f"({path or 'the initial weights'}), leaving out rows {_shown(ahead)}"
         )
-        with reduce.together():
-            if trainer.rank == 0:
-                patience(lambda: drop_later_checkpoints(trainer.run_dir, trainer.step))
 
     def _is_spike(self, loss: float) -> bool:
         losses = self._losses

@@ -46,6 +46,7 @@ from megaxlm import cli
 from megaxlm.checkpoint import space
 from megaxlm.train.engine import TrainingEngine
 from megaxlm.train.pipeline_engine import PipelineTrainingEngine
+from megaxlm.train import recovery
 from megaxlm.train.recovery import Recovery
 from megaxlm.train.trainer import Trainer
 
@@ -106,8 +107,10 @@ space.shutil.disk_usage = free_bytes
 for kind in (TrainingEngine, PipelineTrainingEngine):
     kind.train_step = with_faults(kind.train_step)
 Trainer._take_step = step_that_is_noted
-if plan.get("die_on_rollback"):
+if plan.get("die_on_rollback") == "after":
     Recovery.roll_back = roll_back_and_die
+elif plan.get("die_on_rollback") == "dropping":  # rank 0 drops what comes later
+    recovery.drop_later_checkpoints = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.argv[0] = "megaxlm"
 cli.run()
 """
@@ -237,9 +240,14 @@ def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
     # After the first rollback rows 24 to 55 are left out: step 12 has rows 120 to 127.
     faults = {of_step(5)[2]: "nan", of_step(6)[3]: "inf", of_step(7)[6]: "nan", 122: "1000"}
     run_dir = folder / "faulty"
-    codes, said = pretrain(folder, "faulty", factors=faults, die_on_rollback=True)
-    assert codes == [-signal.SIGKILL] * 2, said
+    codes, said = pretrain(folder, "faulty", factors=faults, die_on_rollback="dropping")
+    assert codes[0] == -signal.SIGKILL and codes[1] != 0, said
     assert said.count("nothing was updated") == 2
+    assert [line["action"] for line in incidents(run_dir)] == ["not_updated"] * 2
+
+    codes, said = pretrain(folder, "faulty", factors=faults, die_on_rollback="after")
+    assert codes == [-signal.SIGKILL] * 2, said
+    assert "at step 6 of 14" in said and "nothing was updated" not in said
     assert "not finite in 3 steps in a row; back to step 3" in said
     assert [line["step"] for line in incidents(run_dir)] == [5, 6, 7]
     # What was saved at step 6 holds the suspect update of step 4: no start may go on from it.
