@@ -83,3 +83,22 @@ def test_a_killed_launcher_is_a_crash_although_its_ranks_save_and_stop(
     assert [end["completed"] for end in ends] == [False, True]
     assert 5 <= ends[0]["checkpoint_step"] < STEPS, "the ranks did not save when it was gone"
     assert not ends[0]["stopped"] and (run_dir / "COMPLETED").exists()
+
+
+def test_a_stop_whose_save_fails_is_not_called_resumable(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path / "data")
+    config = tmp_path / "run.yaml"
+    run_dir = write_small_config(config, tmp_path / "data", 100_000, every_steps=50_000, rows=32)
+    launch = launch_command("torchrun", "pretrain", str(config))
+    more = ["--set", "checkpoint.retry_seconds=0"]
+    supervise = [sys.executable, "-m", "megaxlm", "supervise", "--"]
+    with running([*supervise, *launch, *more], run_dir) as run:
+        run.wait_for(lambda: run.step() >= 3)
+        (run_dir / "checkpoints").rmdir()
+        (run_dir / "checkpoints").write_text("where no folder can be")
+        run.process.send_signal(signal.SIGTERM)
+        assert run.wait() == 1, run.said()
+        run.wait_for_none_left(1.0)
+        step = run.step()
+    assert f"step {step} was not saved; the newest checkpoint is of step 0" in run.said()
+    assert not (run_dir / "STOPPED").exists() and "stopped on request" not in run.said()
