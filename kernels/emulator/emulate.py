@@ -28,7 +28,8 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent / "megaxlm_kernels" / "csrc"
 # no-strict-aliasing: kernels read 16-byte vectors out of arrays of other types, as nvcc allows.
-FLAGS = "-std=c++17 -O1 -g1 -fno-strict-aliasing -fPIC".split()
+# No _FORTIFY_SOURCE, some systems' default: its longjmp refuses to go to another stack.
+FLAGS = "-std=c++17 -O1 -g1 -fno-strict-aliasing -fPIC -U_FORTIFY_SOURCE".split()
 FLAGS += ["-DMEGAXLM_EMULATOR", "-Wno-unknown-pragmas", f"-I{HERE}", f"-I{CSRC}"]
 # These make the compiler tell of every load and store; their own libraries are not linked.
 WATCHED = ["-fsanitize=thread", "-fsanitize=alignment", "-x", "c++"]

@@ -179,7 +179,8 @@ void* shared_array(const void* key, const char* name, size_t bytes, size_t align
 }
 
 void* dynamic_shared() {
-  if (!dynamic_bytes_of_launch) fault("asks for dynamic shared memory, launched with none", nullptr);
+  if (!dynamic_bytes_of_launch)
+    fault("asks for dynamic shared memory, launched with none", nullptr);
   return shared;
 }
 

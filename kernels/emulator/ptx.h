@@ -58,8 +58,8 @@ float element_of(uint32_t word, int half) {
 }
 
 // kK is 8 or 16. Register i of A holds row lane / 4 + 8 * (i % 2) and columns 2 * (lane % 4) +
-// 8 * (i / 2) and the next; register i of B holds rows 2 * (lane % 4) + 8 * i and the next of column
-// lane / 4; element i of D is row lane / 4 + 8 * (i / 2), column 2 * (lane % 4) + i % 2.
+// 8 * (i / 2) and the next; register i of B holds rows 2 * (lane % 4) + 8 * i and the next of
+// column lane / 4; element i of D is row lane / 4 + 8 * (i / 2), column 2 * (lane % 4) + i % 2.
 template <typename T, int kK>
 void mma(float (&d)[4], const uint32_t* a, const uint32_t* b, emulator::Site site) {
   struct Fragments {

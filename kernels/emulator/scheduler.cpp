@@ -1,4 +1,4 @@
-// Runs a grid: block after block, one fiber for each thread, round and round until all have returned.
+// Runs a grid: block after block, one fiber for each thread, round and round until all are done.
 // A fiber goes on until it waits: at a barrier of the block, or for the other lanes of its warp.
 #include "runtime.h"
 

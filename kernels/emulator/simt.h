@@ -1,8 +1,8 @@
 // CUDA's words for g++: a .cu file compiled with MEGAXLM_EMULATOR includes this instead of the CUDA
 // headers and runs on the CPU, one fiber for each CUDA thread.
 //
-// It is a model for finding mistakes, not for speed: threads run one at a time until they wait, each
-// load and store is checked (memory.cpp), and a barrier that cannot open is reported. It knows
+// It is a model for finding mistakes, not for speed: threads run one at a time until they wait,
+// each load and store is checked (memory.cpp), and a barrier that cannot open is reported. It knows
 // nothing of the memory system between threads of different blocks, of timing or of registers.
 #pragma once
 
@@ -48,9 +48,10 @@ void run(dim3 grid, dim3 block, size_t dynamic_bytes, const char* kernel, void (
 void* shared_array(const void* key, const char* name, size_t bytes, size_t alignment);
 void* dynamic_shared();
 void block_barrier(int id, int threads, Site site);
-// Every lane of `mask` leaves its `bytes` (64 at most) and gets what all left, as `all`[32]. Ordering
-// memory is __syncwarp's business alone: a shuffle promises none.
-void warp_exchange(uint32_t mask, const void* mine, size_t bytes, void* all, bool orders, Site site);
+// Every lane of `mask` leaves its `bytes` (64 at most) and gets what all left, as `all`[32].
+// Ordering memory is __syncwarp's business alone: a shuffle promises none.
+void warp_exchange(uint32_t mask, const void* mine, size_t bytes, void* all, bool orders,
+                   Site site);
 // Judges an access that the compiler does not show: by ldmatrix, cp.async or an atomic.
 void access(const void* address, size_t bytes, bool write, bool atomic = false);
 void check_alignment(const void* address, size_t alignment);

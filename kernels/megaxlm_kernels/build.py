@@ -113,17 +113,22 @@ def build(architectures: tuple[str, ...], folder: Path | None = None) -> Built:
         return built
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f".{key}.lock"):
-            return _read(final) or _build_in(final, architectures, sources, nvcc)
+        with _locked(folder / f".{key}.lock") as alone:
+            return _read(final) or _build_in(final, architectures, sources, nvcc, alone)
     except OSError as error:
         raise BuildError(f"cannot write {folder}: {error}; set MEGAXLM_KERNELS_DIR") from error
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[bool]:
+    """Holds the lock; gives False where the file system knows none, and many may build the same."""
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def _read(folder: Path) -> Built | None:
@@ -138,11 +143,11 @@ def _read(folder: Path) -> Built | None:
 
 
 def _build_in(
-    final: Path, architectures: tuple[str, ...], sources: str, nvcc: Nvcc | None
+    final: Path, architectures: tuple[str, ...], sources: str, nvcc: Nvcc | None, alone: bool
 ) -> Built:
-    # The lock is held: what carries this prefix was left by a build that was killed.
     prefix = f".building-{final.name}-"
-    for left in final.parent.glob(f"{prefix}*"):
+    # Under the lock, what carries this prefix was left by a build that was killed.
+    for left in final.parent.glob(f"{prefix}*") if alone else ():
         shutil.rmtree(left, ignore_errors=True)
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
@@ -154,7 +159,7 @@ def _build_in(
         for object_file in work.glob("*.o"):
             object_file.unlink()
         work.chmod(0o755)  # mkdtemp's 0700 would hide an image's library from other users
-        # Another node may have built the same over a file system without locks: either serves.
+        # Without locks another process may have built the same meanwhile: either serves.
         with contextlib.suppress(OSError):
             work.rename(final)
     finally:
@@ -201,9 +206,12 @@ def _compile(work: Path, architectures: tuple[str, ...], nvcc: Nvcc | None) -> N
 
 
 def _run(command: list[str], work: Path) -> str:
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=work
-    )
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=work
+        )
+    except OSError as error:
+        raise BuildError(f"{command[0]} cannot be run: {error.strerror}") from error
     text = " ".join(command) + "\n" + done.stdout
     if done.returncode != 0:
         log = work.parent / "failed.log"

@@ -1,10 +1,10 @@
 // Gradients of add_layer_norm: one pass over memory for the rows, one small kernel for the columns.
 //
-// A thread owns 8 columns and walks down the rows, so dgamma, dbeta and dbias gather in its registers
-// and leave the block once, as partial sums; a finishing kernel adds those in a fixed order. There
-// are no atomics, and two runs give the same bits. A team of hidden / 256 warps holds a row; a block
-// has as many teams as its registers allow, one block an SM, so that partial sums stay few. Each
-// team loads its next row before it waits for the sums of this one.
+// A thread owns 8 columns and walks down the rows, so dgamma, dbeta and dbias gather in its
+// registers and leave the block once, as partial sums; a finishing kernel adds those in a fixed
+// order. There are no atomics, and two runs give the same bits. A team of hidden / 256 warps holds
+// a row; a block has as many teams as its registers allow, one block an SM, so that partial sums
+// stay few. Each team loads its next row before it waits for the sums of this one.
 #include "add_layer_norm.h"
 #include "group.cuh"
 #include "reduce.cuh"

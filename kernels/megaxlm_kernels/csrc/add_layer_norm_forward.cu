@@ -123,7 +123,7 @@ __global__ void __launch_bounds__((ForwardShape<T, kGroups, kWarps>::kThreads))
   }
 }
 
-// Any hidden that is a multiple of 8: a block walks over a row three times, the last two from cache.
+// Any hidden that is a multiple of 8: a block walks over a row three times, two of them in cache.
 constexpr int kAnyWarps = 8;
 
 template <typename T>

@@ -1,6 +1,6 @@
 // What a .cu file includes first. Under nvcc these are CUDA's own words; under the emulator
-// (kernels/emulator, g++ with MEGAXLM_EMULATOR) the same words run on the CPU. Kernels declare shared
-// memory and launch through macros, because only so can the emulator know where an array ends.
+// (kernels/emulator, g++ with MEGAXLM_EMULATOR) the same words run on the CPU. Kernels declare
+// shared memory and launch through macros: only so can the emulator know where an array ends.
 #pragma once
 
 #ifdef MEGAXLM_EMULATOR
@@ -38,7 +38,7 @@ inline int multiprocessors() {
   return count > 0 ? count : 1;
 }
 
-// Blocks of a grid that walks over `items`: all that the device holds at once, and none without work.
+// Blocks of a grid that walks over `items`: all that the device holds at once, none without work.
 template <typename Kernel>
 int persistent_blocks(Kernel kernel, int threads, int64_t items) {
   int resident = 1;

@@ -1,5 +1,5 @@
-// Dropout masks as a pure function of (seed, element): Philox4x32-10 (Salmon et al., "Parallel random
-// numbers: as easy as 1, 2, 3", SC 2011), keyed by the seed and counted by the group of 8 elements.
+// Dropout masks as a pure function of (seed, element): Philox4x32-10 (Salmon et al., "Parallel
+// random numbers: as easy as 1, 2, 3", SC 2011), keyed by the seed, counted by groups of 8.
 // Forward, backward, CPU and torch (philox.py) make the same mask, so none is ever stored.
 //
 // One call gives 128 bits, 16 for each element of a group: a probability is taken to the nearest

@@ -1,6 +1,6 @@
 // The PTX that tensor-core kernels are made of, as functions; the emulator has its own of the same
-// names (kernels/emulator/ptx.h). Fragments are laid out as in the PTX manual, "Matrix fragments for
-// mma.m16n8k16 with floating point type". All of it exists from sm_80 on.
+// names (kernels/emulator/ptx.h). Fragments are laid out as in the PTX manual, "Matrix fragments
+// for mma.m16n8k16 with floating point type". All of it exists from sm_80 on.
 #pragma once
 
 #include "launch.cuh"
