@@ -9,6 +9,7 @@ ruff format --check .
 mypy --strict --follow-imports=silent megaxlm/config megaxlm/data megaxlm/objectives kernels/megaxlm_kernels
 
 # Unit tests share the cores; tests that start several processes run one after the other.
+unset PYTHONDONTWRITEBYTECODE  # each of some hundred processes would compile our modules anew
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 if [ $# -gt 0 ]; then
     exec python -m pytest "$@"

@@ -200,8 +200,8 @@ def _choose(store: ShardStore, blend: _Blend) -> list[tuple[Objective, float, tu
 def _no_such_language(store: ShardStore, blend: _Blend, lang: str) -> str:
     names = [objective.name for objective in blend.objectives]
     there = _languages_with_text(store.index, names)
-    there = [other for other in there if other != lang]  # it has some, but none with the others
-    near = difflib.get_close_matches(lang, there, n=1)
+    # It may have some, but none with the other languages that were asked for.
+    near = difflib.get_close_matches(lang, [other for other in there if other != lang], n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return (
         f"{blend.key}.languages: {lang} has no training data for {' or '.join(names)} in "
