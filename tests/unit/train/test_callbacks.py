@@ -1,6 +1,10 @@
 """Metrics survive a kill and speak valid JSON; the window and the bar go on where a run resumes."""
 
+import errno
+import io
 import json
+import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +19,7 @@ from megaxlm.train.callbacks.checkpoints import Checkpoints
 from megaxlm.train.callbacks.evaluation import PANEL_NAME, Evaluation, StopAskedFor
 from megaxlm.train.callbacks.metrics import METRICS_NAME, Metrics
 from megaxlm.train.callbacks.progress import Progress
+from megaxlm.train.callbacks.tensorboard import TensorBoard
 from megaxlm.train.trainer import Trainer
 
 
@@ -169,6 +174,69 @@ def test_a_full_disk_costs_no_line_no_event_and_no_run(
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "cannot be written now" in said[0] and "again" in said[1]
+
+
+def test_events_on_a_full_disk_are_kept_and_nothing_is_said_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda of: pytest.fail(f"a thread died: {of}"))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        board = TensorBoard(disk / "tensorboard", 0)
+        board.add(1, [("loss", 1.0)])
+        with open(disk / "other", "wb", buffering=0) as other:
+            while other.write(bytes(1 << 16)) == 1 << 16:
+                pass
+        many = [(f"loss/{number}", 1.0) for number in range(500)]  # more than a page
+        for step in (2, 3, 4):
+            board.add(step, [("loss", float(step)), *many])
+        full = TensorBoard(disk / "new" / "tensorboard", 0)
+        full.add(1, [("loss", 1.0)])  # not even its folder is there
+        full.close()
+        (disk / "other").unlink()
+        board.add(5, [("loss", 5.0)])
+        board.close()
+        (path,) = (disk / "tensorboard").iterdir()
+        events = EventAccumulator(str(path))
+        events.Reload()
+        assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5]
+        assert [event.step for event in events.Scalars("loss/7")] == [2, 3, 4]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 and "No space left on device" in said[0] and "again" in said[2]
+
+
+def test_a_torn_event_that_cannot_be_taken_back_hides_no_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = TensorBoard(tmp_path / "tensorboard", 0)
+    board.add(1, [("loss", 1.0)])
+
+    class Torn(io.FileIO):
+        def write(self, content: Any) -> int:
+            super().write(bytes(content)[:20])
+            raise OSError(errno.EIO, "gone")
+
+        def truncate(self, size: int | None = None) -> int:
+            raise OSError(errno.EIO, "gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "megaxlm.train.callbacks.tensorboard.open",
+            lambda path, mode, buffering: Torn(path, mode),
+            raising=False,
+        )
+        board.add(2, [("loss", 2.0)])
+    board.add(3, [("loss", 3.0)])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_an_evaluation_that_cannot_be_written_is_written_at_the_end(
