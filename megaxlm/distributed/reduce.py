@@ -57,6 +57,15 @@ def broadcast(value: Any) -> Any:
     return box[0]
 
 
+def all_gather(value: Any) -> list[Any]:
+    """Returns every rank's value on every rank, by rank (pickled by torch, as `broadcast`)."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Makes a `UserError` on one rank the same `UserError` on all, so that none waits for it.
