@@ -197,7 +197,8 @@ class Recovery(Callback):
         if self._is_spike(record.loss):
             return self._trouble("loss_spike", record.step, rows, rows)
         self._not_finite.clear()
-        self._losses.append(record.loss)
+        if math.isfinite(record.loss):  # else every mean were not, and no loss a spike
+            self._losses.append(record.loss)
         self._last_good = rows
         return None
 
@@ -369,11 +370,11 @@ def drop_later_checkpoints(run_dir: Path, step: int) -> None:
     Raises:
         OSError: One cannot be removed.
     """
+    if step:  # first, so that no start misses one of those that go
+        record_saved(run_dir / CHECKPOINTS_DIR, step)
     for folder in list_checkpoints(run_dir):
         if folder.step > step and not folder.path.is_symlink():
             delete_checkpoint(folder.path)
-    if step:
-        record_saved(run_dir / CHECKPOINTS_DIR, step)
 
 
 def _shown(ranges: Sequence[RowRange]) -> str:

@@ -111,6 +111,9 @@ if plan.get("die_on_rollback") == "after":
     Recovery.roll_back = roll_back_and_die
 elif plan.get("die_on_rollback") == "dropping":  # rank 0 drops what comes later
     recovery.drop_later_checkpoints = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+elif plan.get("die_on_rollback") == "dropped":
+    drop = recovery.drop_later_checkpoints
+    recovery.drop_later_checkpoints = lambda *of: drop(*of) or os.kill(os.getpid(), signal.SIGKILL)
 sys.argv[0] = "megaxlm"
 cli.run()
 """
@@ -282,6 +285,30 @@ def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
         json.loads((folder / of / "evaluation.json").read_text()) for of in ("replay", "faulty")
     ]
     assert panels[0][-1]["perplexity"] == panels[1][-1]["perplexity"]
+
+
+def test_a_kill_between_what_a_rollback_drops_and_its_line_lets_it_happen_again(
+    folder: Path,
+) -> None:
+    faults = {of_step(5)[2]: "nan", of_step(6)[3]: "inf", of_step(7)[6]: "nan"}
+    run_dir = folder / "dropped"
+    codes, said = pretrain(folder, "dropped", factors=faults, die_on_rollback="dropped")
+    assert codes[0] == -signal.SIGKILL and codes[1] != 0, said
+    assert sorted(of.name for of in (run_dir / "checkpoints").glob("step-*")) == ["step-00000003"]
+    assert [of["action"] for of in incidents(run_dir)] == ["not_updated"] * 2
+
+    codes, said = pretrain(folder, "dropped", factors=faults)
+    assert codes == [0, 0], said
+    assert "is gone" not in said and "at step 3 of 14" in said and "back to step 3" in said
+    found = incidents(run_dir)
+    assert [of["action"] for of in found] == ["not_updated"] * 4 + ["rolled_back"]
+    skipped = [of for line in found for of in line.get("skip_rows", [])]
+    assert skipped == [[24, 56]]
+
+    codes, said = pretrain(folder, "dropped-replay", f"data.skip_rows={json.dumps(skipped)}")
+    assert codes == [0, 0], said
+    assert same(weights(folder / "dropped-replay"), weights(run_dir))
+    assert losses(folder / "dropped-replay") == losses(run_dir)
 
 
 def test_a_run_that_cannot_recover_ends_with_one_line(folder: Path) -> None:

@@ -125,6 +125,17 @@ def test_a_jump_counts_once_the_window_is_full(run: Run) -> None:
     assert run.go(*NORMAL, 1e6) is None
 
 
+def test_a_loss_that_is_not_finite_never_enters_the_window(run: Run) -> None:
+    recovery = run.begin()
+    rows, record = (0, ROWS), StepRecord(1, NAN, 1.0, 1e-3, False, 100, 100, 1.0, 0.0)
+    assert recovery.examine(cast(Trainer, run), record, rows) is None
+    assert recovery.state_dict()["losses"] == []
+    spoilt = {**recovery.state_dict(), "losses": [*NORMAL, NAN, float("inf")]}
+    recovery.load_state_dict(spoilt)
+    assert recovery.state_dict()["losses"] == NORMAL
+    assert run.go(2.5) is not None  # a spike is one again
+
+
 def test_the_rows_and_the_update_before_them_are_suspects(run: Run) -> None:
     run.begin()
     assert run.go(2.0, NAN, NAN, 2.0, 2.0, NAN, NAN) is None  # never three in a row
