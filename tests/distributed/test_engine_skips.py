@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from megaxlm.config.deepspeed import builtin_deepspeed_config, resolve_deepspeed_config
 from megaxlm.config.pretrain import PretrainConfig
@@ -16,17 +17,20 @@ from megaxlm.train.initial_weights import InitialWeights
 
 pytestmark = pytest.mark.distributed
 
-RUNS = [(stage, precision) for precision in ("fp32", "bf16") for stage in range(4)]
+Run = tuple[int, str, int]  # ZeRO stage, precision, pipeline stages
+RUNS: list[Run] = [(stage, precision, 1) for precision in ("fp32", "bf16") for stage in range(4)]
+RUNS += [(1, "fp32", 2), (1, "bf16", 2)]
 
 
-def steps_with_nan(runs: list[tuple[int, str]]) -> list[dict[str, Any]]:
+def steps_with_nan(runs: list[Run]) -> list[dict[str, Any]]:
     from megaxlm.train.backend import connect
     from megaxlm.train.engine import TrainingEngine
+    from megaxlm.train.pipeline_engine import PipelineTrainingEngine
 
     place = environment.discover()
     connect(place, torch.device("cpu"))
     results = []
-    for stage, precision in runs:
+    for stage, precision, pipeline_stages in runs:
         config = PretrainConfig.model_validate(
             {
                 "run_dir": "unused",
@@ -38,15 +42,18 @@ def steps_with_nan(runs: list[tuple[int, str]]) -> list[dict[str, Any]]:
                     "micro_batch_size": 2,
                     "precision": precision,
                     "zero_stage": stage,
+                    "pipeline_stages": pipeline_stages,
                 },
             }
         )
         resolved = resolve_deepspeed_config(builtin_deepspeed_config(stage), config, 2)
         initial = InitialWeights(config.model, config.seed)
-        engine = TrainingEngine(config, 3, resolved, place, torch.device("cpu"), initial)
+        kind = PipelineTrainingEngine if pipeline_stages > 1 else TrainingEngine
+        engine = kind(config, 3, resolved, place, torch.device("cpu"), initial)
         engine.load_initial()
 
-        decoder = engine._engine.module.head.decoder
+        module = engine._pipeline.stage if pipeline_stages > 1 else engine._engine.module
+        decoder = getattr(module.head, "decoder", nn.Identity())  # the first stage has no head
         decode = decoder.forward
 
         def decode_without_loss(*arguments: Any, decode: Any = decode) -> Any:
@@ -54,7 +61,8 @@ def steps_with_nan(runs: list[tuple[int, str]]) -> list[dict[str, Any]]:
             return loss + math.nan, target_losses  # whose gradient is as it was
 
         def step(seed: int, broken: bool, loss: bool = False, engine: Any = engine) -> Any:
-            batches = [random_micro_batch(4 * seed + 2 * place.rank + n) for n in range(2)]
+            first = 4 * seed + 2 * engine.grid.data_rank
+            batches = [random_micro_batch(first + n) for n in range(engine.grad_accum_steps)]
             if broken and place.rank == 1:
                 nan = torch.full_like(batches[0].target_weight, math.nan)
                 batches[0] = dataclasses.replace(batches[0], target_weight=nan)
@@ -92,15 +100,13 @@ def steps_with_nan(runs: list[tuple[int, str]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[tuple[int, str], list[dict[str, Any]]]:
+def results() -> dict[Run, list[dict[str, Any]]]:
     by_rank = run_distributed(steps_with_nan, 2, RUNS, timeout_seconds=240)
     return {run: [rank[number] for rank in by_rank] for number, run in enumerate(RUNS)}
 
 
 @pytest.mark.parametrize("run", RUNS, ids=str)
-def test_every_rank_skips_and_leaves_everything_as_it_was(
-    results: Any, run: tuple[int, str]
-) -> None:
+def test_every_rank_skips_and_leaves_everything_as_it_was(results: Any, run: Run) -> None:
     for rank in results[run]:
         assert rank["skips"] == [False, True, True, True, False, False]
         assert not any(math.isfinite(norm) for norm in rank["skipped_norms"])
@@ -110,8 +116,6 @@ def test_every_rank_skips_and_leaves_everything_as_it_was(
 
 
 @pytest.mark.parametrize("run", RUNS, ids=str)
-def test_a_repeated_step_leaves_no_trace_of_the_skipped_one(
-    results: Any, run: tuple[int, str]
-) -> None:
+def test_a_repeated_step_leaves_no_trace_of_the_skipped_one(results: Any, run: Run) -> None:
     for rank in results[run]:
         assert rank["steps"] == rank["unbroken"]
