@@ -37,20 +37,22 @@ evaluation: {{max_rows_per_language: 4}}
 """
 
 
-def launch_command(launcher: str, *arguments: str) -> list[str]:
+def launch_command(launcher: str, *arguments: str, program: str | None = None) -> list[str]:
     """Returns the command that starts two ranks of `megaxlm ARGUMENTS` under a launcher.
 
     Args:
         launcher: `deepspeed`, `torchrun` or `mpiexec`.
         arguments: Of megaxlm.
+        program: A Python file to start in its place.
     """
-    python, port = sys.executable, str(free_port())
-    command = {
-        "deepspeed": ["--num_gpus", "2", "--master_port", port, "--module", "megaxlm"],
-        "torchrun": ["--nproc-per-node", "2", "--master-port", port, "-m", "megaxlm"],
-        "mpiexec": ["-n", "2", python, "-m", "megaxlm"],
+    module = ["--module" if launcher == "deepspeed" else "-m", "megaxlm"]
+    options = {
+        "deepspeed": ["--num_gpus", "2", "--master_port", str(free_port())],
+        "torchrun": ["--nproc-per-node", "2", "--master-port", str(free_port())],
+        "mpiexec": ["-n", "2", sys.executable],
     }[launcher]
-    return [str(BIN / launcher), *command, *arguments]
+    started = module if program is None else [program]
+    return [str(BIN / launcher), *options, *started, *arguments]
 
 
 def free_port() -> int:

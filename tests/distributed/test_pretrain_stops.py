@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from megaxlm.testing.datasets import write_dataset
-from megaxlm.testing.launchers import BIN, free_port, running, write_small_config
+from megaxlm.testing.launchers import launch_command, running, write_small_config
 
 pytestmark = pytest.mark.distributed
 
@@ -63,13 +63,8 @@ def stop_in(phase: str) -> None:
 
 
 def command(launcher: str, phase: str, config: Path) -> list[str]:
-    program = [__file__, phase, "pretrain", str(config), "--set", *SETTINGS]
-    port = str(free_port())
-    return {
-        "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", port],
-        "torchrun": [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-port", port],
-        "mpiexec": [str(BIN / "mpiexec"), "-n", "2", sys.executable],
-    }[launcher] + program
+    arguments = [phase, "pretrain", str(config), "--set", *SETTINGS]
+    return launch_command(launcher, *arguments, program=__file__)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from megaxlm.testing.launchers import (
-    BIN,
-    free_port,
+    launch_command,
     running,
     write_small_config,
     write_small_dataset,
@@ -50,14 +49,9 @@ def stop_before(point: str) -> None:
 
 
 def command(launcher: str, rank: int, point: str, config: Path) -> list[str]:
-    program = [__file__, f"{rank}:{point}", "pretrain", str(config)]
-    program += ["--set", f"faults.start_seconds={LIMIT}"]
-    port = str(free_port())
-    return {
-        "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", port],
-        "torchrun": [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-port", port],
-        "mpiexec": [str(BIN / "mpiexec"), "-n", "2", sys.executable],
-    }[launcher] + program
+    settings = ["--set", f"faults.start_seconds={LIMIT}"]
+    arguments = [f"{rank}:{point}", "pretrain", str(config), *settings]
+    return launch_command(launcher, *arguments, program=__file__)
 
 
 @pytest.fixture(scope="module")

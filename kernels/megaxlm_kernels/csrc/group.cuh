@@ -16,34 +16,31 @@ struct Values {
   float at[8];
 };
 
-// Read once: not worth a place in L1.
-template <typename T>
-__device__ __forceinline__ Group<T> load_streaming(const void* tensor, int64_t group) {
+template <typename T, typename Read>
+__device__ __forceinline__ Group<T> load_by(const void* tensor, int64_t group, Read read) {
   const uint4* source = static_cast<const uint4*>(tensor) + group * Group<T>::kVectors;
   Group<T> loaded;
 #pragma unroll
-  for (int i = 0; i < Group<T>::kVectors; ++i) loaded.vector[i] = __ldcs(source + i);
+  for (int i = 0; i < Group<T>::kVectors; ++i) loaded.vector[i] = read(source + i);
   return loaded;
+}
+
+// Read once: not worth a place in L1.
+template <typename T>
+__device__ __forceinline__ Group<T> load_streaming(const void* tensor, int64_t group) {
+  return load_by<T>(tensor, group, [](const uint4* at) { return __ldcs(at); });
 }
 
 // Read by every row: gamma, beta, bias.
 template <typename T>
 __device__ __forceinline__ Group<T> load_cached(const void* tensor, int64_t group) {
-  const uint4* source = static_cast<const uint4*>(tensor) + group * Group<T>::kVectors;
-  Group<T> loaded;
-#pragma unroll
-  for (int i = 0; i < Group<T>::kVectors; ++i) loaded.vector[i] = __ldg(source + i);
-  return loaded;
+  return load_by<T>(tensor, group, [](const uint4* at) { return __ldg(at); });
 }
 
 // As written by this thread earlier in the same kernel, so through no read-only path.
 template <typename T>
 __device__ __forceinline__ Group<T> load_written(const void* tensor, int64_t group) {
-  const uint4* source = static_cast<const uint4*>(tensor) + group * Group<T>::kVectors;
-  Group<T> loaded;
-#pragma unroll
-  for (int i = 0; i < Group<T>::kVectors; ++i) loaded.vector[i] = source[i];
-  return loaded;
+  return load_by<T>(tensor, group, [](const uint4* at) { return *at; });
 }
 
 template <typename T>
