@@ -197,7 +197,7 @@ def test_refusals_are_one_line_on_every_rank(tmp_path: Path) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": "many"}}))
     odd = tmp_path / "odd.json"
-    odd.write_text(json.dumps({"communication_data_type": "fp12"}))
+    odd.write_text(json.dumps({"seq_parallel_communication_data_type": "fp12"}))
     wider = MaskedLanguageModel(tiny_model_config(hidden_size=32))
     initialize(wider, wider.config, seed=0)
     hf = tmp_path / "hf"
