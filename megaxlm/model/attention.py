@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.model.dropout_attention import dropout_attention
+from megaxlm.model.dropout_key import LayerDropout, SegmentStreams
 from megaxlm.model.segments import Segments
 
 
@@ -22,9 +23,10 @@ class AttentionCore(nn.Module):
         qkv: Tensor,  # (tokens, 3, heads, head_dim)
         segments: Segments,
         dropout_prob: float,
+        drawn: LayerDropout | None,
     ) -> Tensor:  # (tokens, heads, head_dim)
         """Attends within segments."""
-        return attend(qkv, segments, dropout_prob)
+        return attend(qkv, segments, dropout_prob, drawn)
 
 
 class SelfAttention(nn.Module):
@@ -44,13 +46,15 @@ class SelfAttention(nn.Module):
         hidden: Tensor,  # (tokens, hidden)
         segments: Segments,
         keep: Tensor | None = None,  # (kept,) int64, into tokens
+        drawn: LayerDropout | None = None,
     ) -> Tensor:  # (tokens, hidden), or (kept, hidden)
         """Attends, without residual, norm or dropout of the result.
 
-        With `keep`, the result at those tokens alone is projected back.
+        With `keep`, the result at those tokens alone is projected back. `drawn` says which
+        probabilities are dropped in training; without it torch's generator does.
         """
         qkv = self.qkv(hidden).view(-1, 3, self.num_heads, self.head_dim)
-        attended = self.core(qkv, segments, self.dropout_prob if self.training else 0.0)
+        attended = self.core(qkv, segments, self.dropout_prob if self.training else 0.0, drawn)
         attended = attended.flatten(1)  # (tokens, hidden)
         if keep is not None:
             attended = attended[keep]
@@ -61,10 +65,11 @@ def attend(
     qkv: Tensor,  # (tokens, 3, heads, head_dim)
     segments: Segments,
     dropout_prob: float = 0.0,
+    drawn: LayerDropout | None = None,
 ) -> Tensor:  # (tokens, heads, head_dim)
     """Attends within segments by the way that `segments` was planned for."""
     if segments.implementation == "grouped":
-        return _attend_grouped(qkv, segments, dropout_prob)
+        return _attend_grouped(qkv, segments, dropout_prob, drawn)
     if segments.implementation == "varlen":
         return _attend_varlen(qkv, segments, dropout_prob)
     return _attend_masked(qkv, segments, dropout_prob)
@@ -84,7 +89,9 @@ def attend_reference(
     return torch.cat(outputs)
 
 
-def _attend_grouped(qkv: Tensor, segments: Segments, dropout_prob: float) -> Tensor:
+def _attend_grouped(
+    qkv: Tensor, segments: Segments, dropout_prob: float, drawn: LayerDropout | None
+) -> Tensor:
     slots = qkv  # (slots, 3, heads, head_dim)
     if segments.gather is not None:
         slots = _ToSlots.apply(qkv, segments.gather, segments.scatter)  # type: ignore[no-untyped-call]
@@ -96,7 +103,11 @@ def _attend_grouped(qkv: Tensor, segments: Segments, dropout_prob: float) -> Ten
         members = part.view(group.num_segments, group.length, *qkv.shape[1:])
         q, k, v = members.permute(2, 0, 3, 1, 4)  # (segments, heads, length, head_dim) each
         if dropout_prob:
-            output = dropout_attention(q, k, v, group.mask, dropout_prob)
+            if drawn is None:
+                streams = SegmentStreams.from_generator(group.num_segments)
+            else:
+                streams = drawn.segments(group.starts)
+            output = dropout_attention(q, k, v, group.mask, dropout_prob, streams, group.stride)
         else:
             output = F.scaled_dot_product_attention(q, k, v, group.mask)
         outputs.append(output.transpose(1, 2).reshape(part.shape[0], *qkv.shape[2:]))

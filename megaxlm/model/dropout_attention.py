@@ -4,20 +4,24 @@
 torch falls back to whole matrices of scores, keeps several of them for backward in every layer, and
 draws Bernoulli numbers at 4 ns each. Here blocks of segments and heads are taken whose scores fit
 in cache, backward computes the scores again, and the random bits are drawn 64 at a time for four
-scores from a generator seeded by torch's, so that backward can draw them again as well.
+scores from a stream of each segment's own, so that backward can draw them again as well and a
+segment's do not depend on what it is batched with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from megaxlm.model.dropout_key import PER_WORD, RandomBits, SegmentStreams, keep_factors
+
 BLOCK_SCORES = 1 << 19  # 2 MiB in fp32, and two or three of them are in use
-LEVELS = 1 << 16  # of a random int16, so dropout_prob is rounded to a multiple of 1 / 65,536
 
 
 def dropout_attention(
@@ -26,6 +30,8 @@ def dropout_attention(
     value: Tensor,  # (segments, heads, length, value_dim)
     mask: Tensor | None,  # (segments, 1, 1, length) bool, False at padding
     dropout_prob: float,
+    streams: SegmentStreams,  # of as many segments
+    stride: int,  # at least length, a multiple of 2: a score's place in its stream
 ) -> Tensor:  # (segments, heads, length, value_dim)
     """Computes softmax(query @ key.T / sqrt(head_dim)), drops out, and weighs the values.
 
@@ -33,15 +39,44 @@ def dropout_attention(
     fp32, or fp64 for fp64 inputs.
     """
     output: Tensor = _DropoutAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, mask, dropout_prob
+        query, key, value, mask, _Draws(dropout_prob, streams, stride, query.shape[1])
     )
     return output
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The dropout factors of a group of segments, block by block."""
+
+    prob: float
+    streams: SegmentStreams
+    stride: int
+    heads: int
+
+    def factors(self, blocks: list[slice], length: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Yields (block, length, length) for blocks that follow one another from the first."""
+        bits = RandomBits(self.streams.seed, self.streams.place)
+        of_one_head = self.stride * self.stride // PER_WORD
+        for block in blocks:
+            words = np.empty((block.stop - block.start, of_one_head), dtype=np.uint64)
+            place = block.start
+            while place < block.stop:
+                segment, head = divmod(place, self.heads)
+                if head == 0:
+                    bits.begin(self.streams.row_ids[segment], self.streams.offsets[segment])
+                taken = min(self.heads - head, block.stop - place)
+                drawn = bits.draw(taken * of_one_head).reshape(taken, of_one_head)
+                words[place - block.start : place - block.start + taken] = drawn
+                place += taken
+            levels = torch.from_numpy(words.view(np.int16))
+            levels = levels.view(-1, self.stride, self.stride)[:, :length, :length]
+            yield keep_factors(levels, self.prob, dtype)
 
 
 class _DropoutAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, prob: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, draws: _Draws
     ) -> Tensor:
         segments, heads, length, _ = query.shape
         scores_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -51,12 +86,11 @@ class _DropoutAttention(torch.autograd.Function):
         else:
             bias = q.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
             bias = bias.expand(-1, heads, -1, -1).reshape(-1, 1, length)
-        seed = int(torch.empty((), dtype=torch.int64).random_())
         output = torch.empty_like(v, memory_format=torch.contiguous_format)
-        for block, weights, factors in _blocks(q, k, bias, prob, seed):
+        for block, weights, factors in _blocks(q, k, bias, draws):
             torch.bmm(weights.mul_(factors), v[block], out=output[block])
         ctx.save_for_backward(q, k, v, bias)
-        ctx.prob, ctx.seed, ctx.dtype = prob, seed, query.dtype
+        ctx.draws, ctx.dtype = draws, query.dtype
         return output.view(segments, heads, length, -1).to(query.dtype)
 
     @staticmethod
@@ -69,7 +103,7 @@ class _DropoutAttention(torch.autograd.Function):
         grads = [torch.empty_like(part, memory_format=contiguous) for part in (q, k, v)]
         grad_q, grad_k, grad_v = grads
         scale = q.shape[-1] ** -0.5
-        for block, weights, factors in _blocks(q, k, bias, ctx.prob, ctx.seed):
+        for block, weights, factors in _blocks(q, k, bias, ctx.draws):
             g = grad_output[block]
             torch.bmm((weights * factors).transpose(1, 2), g, out=grad_v[block])
             grad_weights = torch.bmm(g, v[block].transpose(1, 2)).mul_(factors)
@@ -89,8 +123,7 @@ def _blocks(
     q: Tensor,  # (segments x heads, length, head_dim)
     k: Tensor,  # (segments x heads, length, head_dim)
     bias: Tensor,  # (segments x heads, 1, length), 0 or -inf
-    dropout_prob: float,
-    seed: int,
+    draws: _Draws,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yields slices of segments x heads, their weights and their dropout factors.
 
@@ -99,14 +132,9 @@ def _blocks(
     length = q.shape[1]
     size = max(1, BLOCK_SCORES // (length * length))
     scale = q.shape[-1] ** -0.5
-    dropped = round(dropout_prob * LEVELS)
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, q.shape[0], size):
-        block = slice(start, min(start + size, q.shape[0]))
+    starts = range(0, q.shape[0], size)
+    blocks = [slice(start, min(start + size, q.shape[0])) for start in starts]
+    for block, factors in zip(blocks, draws.factors(blocks, length, q.dtype), strict=True):
         scores = torch.baddbmm(bias[block], q[block], k[block].transpose(1, 2), alpha=scale)
         weights = scores.softmax(-1)
-        words = torch.empty((scores.numel() + 3) // 4, dtype=torch.int64)
-        words.random_(-(1 << 63), None, generator=generator)
-        levels = words.view(torch.int16)[: scores.numel()].view_as(scores)
-        keep = levels >= dropped - LEVELS // 2
-        yield block, weights, keep.to(q.dtype).mul_(LEVELS / (LEVELS - dropped))
+        yield block, weights, factors

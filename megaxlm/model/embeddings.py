@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from megaxlm.config.pretrain import ModelConfig
-from megaxlm.model.dropout_key import EMBEDDINGS, seed_dropout
+from megaxlm.model.dropout_key import AFTER_EMBEDDINGS, EMBEDDINGS, DropoutKey, drop_out
 
 # fairseq numbers positions from pad_token_id + 1, so the first two rows of the table stay unused.
 POSITION_OFFSET = 2
@@ -30,18 +30,19 @@ class Embeddings(nn.Module):
             if config.model_type == "xlm-roberta"
             else None
         )
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout_prob = config.hidden_dropout_prob
 
     def forward(
         self,
         tokens: Tensor,  # (tokens,) int64
         positions: Tensor,  # (tokens,) int64, from 0 inside a segment
-        dropout_key: int | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> Tensor:  # (tokens, hidden)
         """Looks up and sums; `dropout_key` is that of `megaxlm.model.dropout_key`."""
         hidden = self.word(tokens) + self.position(positions + POSITION_OFFSET)
         if self.norm is not None:
             hidden = self.norm(hidden)
-        if dropout_key is not None and self.training:
-            seed_dropout(hidden.device, dropout_key, EMBEDDINGS)
-        return self.dropout(hidden)  # type: ignore[no-any-return]
+        if not self.training:
+            return hidden  # type: ignore[no-any-return]
+        drawn = dropout_key and dropout_key.layer(EMBEDDINGS, hidden.device)
+        return drop_out(hidden, self.dropout_prob, drawn, AFTER_EMBEDDINGS)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megaxlm.config.pretrain import ModelConfig
+from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.embeddings import Embeddings
 from megaxlm.model.heads import MaskedLanguageModelHead
 from megaxlm.model.layer import EncoderLayer, FinalNorm, LayerState
@@ -51,7 +52,7 @@ class MaskedLanguageModel(nn.Module):
         targets: Tensor,  # (targets,) int64
         target_weight: Tensor,  # (targets,) float32
         seq_len: int,
-        dropout_key: int | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Computes the loss of one micro-batch.
 
@@ -128,7 +129,7 @@ class MaskedLanguageModel(nn.Module):
         cu_seqlens: Tensor,
         target_index: Tensor,
         seq_len: int,
-        dropout_key: int | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> Tensor:  # (targets, hidden)
         hidden = self.embeddings(tokens, positions, dropout_key)
         state: LayerState = (hidden, self._segments(hidden, cu_seqlens, seq_len))
@@ -158,7 +159,7 @@ def run_layer(
     layer: nn.Module,
     state: LayerState,
     keep: Tensor | None,
-    dropout_key: int | None,
+    dropout_key: DropoutKey | None,
     recompute: bool,
 ) -> LayerState:
     """Runs an encoder layer, computing it again in the backward pass if asked to."""
@@ -170,6 +171,6 @@ def run_layer(
         keep,
         dropout_key,
         use_reentrant=False,
-        # A keyed layer seeds its own generator again.
+        # A keyed layer draws the same again by itself.
         preserve_rng_state=dropout_key is None,
     )

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.model.attention import SelfAttention
-from megaxlm.model.dropout_key import seed_dropout
+from megaxlm.model.dropout_key import (
+    AFTER_ATTENTION,
+    AFTER_FEED_FORWARD,
+    DropoutKey,
+    LayerDropout,
+    drop_out,
+)
 from megaxlm.model.feed_forward import FeedForward
 from megaxlm.model.segments import Segments
 
@@ -33,13 +39,13 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout_prob = config.hidden_dropout_prob
 
     def forward(
         self,
         state: LayerState,
         keep: Tensor | None = None,  # (kept,) int64, into tokens
-        dropout_key: int | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> LayerState:
         """Returns the state with the layer's hidden states.
 
@@ -49,18 +55,28 @@ class EncoderLayer(nn.Module):
         without it torch's generator goes on from where it stands.
         """
         hidden, segments = state  # (tokens, hidden)
+        drawn = None
         if dropout_key is not None and self.training:
-            seed_dropout(hidden.device, dropout_key, self.index)
+            drawn = dropout_key.layer(self.index, hidden.device)
         residual = hidden if keep is None else hidden[keep]
         if self.post_norm:
-            attended = self.dropout(self.attention(hidden, segments, keep))
+            attended = self.attention(hidden, segments, keep, drawn)
+            attended = self._drop_out(attended, drawn, AFTER_ATTENTION, keep)
             hidden = self.attention_norm(residual + attended)
-            hidden = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+            fed = self._drop_out(self.feed_forward(hidden), drawn, AFTER_FEED_FORWARD, keep)
+            hidden = self.feed_forward_norm(hidden + fed)
         else:
-            attended = self.attention(self.attention_norm(hidden), segments, keep)
-            hidden = residual + self.dropout(attended)
+            attended = self.attention(self.attention_norm(hidden), segments, keep, drawn)
+            hidden = residual + self._drop_out(attended, drawn, AFTER_ATTENTION, keep)
             hidden = hidden + self.feed_forward(self.feed_forward_norm(hidden))
         return hidden, segments
+
+    def _drop_out(
+        self, hidden: Tensor, drawn: LayerDropout | None, place: int, keep: Tensor | None
+    ) -> Tensor:
+        if not self.training:
+            return hidden
+        return drop_out(hidden, self.dropout_prob, drawn, place, keep)
 
 
 class FinalNorm(nn.LayerNorm):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.errors import UserError
+from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.embeddings import Embeddings
 from megaxlm.model.encoder import recomputed_layers, run_layer
 from megaxlm.model.flops import FORWARD_AND_BACKWARD, training_flops
@@ -203,7 +204,7 @@ class PipelineStage(nn.Module):
         cu_seqlens: Tensor,  # (max_segments + 1,) int32, tail repeated
         target_index: Tensor,  # (targets,) int64, into tokens
         seq_len: int,
-        dropout_key: int | None = None,
+        dropout_key: DropoutKey | None = None,
     ) -> Tensor:  # (tokens, hidden); behind the last layer (targets, hidden)
         """Runs the encoder's part of this stage for one micro-batch, up to the head's input.
 

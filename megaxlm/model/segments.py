@@ -32,6 +32,8 @@ class SegmentGroup:
 
     num_segments: int
     length: int  # slots of each segment
+    stride: int  # what a segment of this length is padded to at most, whatever the others are
+    starts: np.ndarray  # (segments,) int64, the first token of each
     mask: Tensor | None  # (segments, 1, 1, length) bool, False at padding; None: no padding
 
 
@@ -87,7 +89,9 @@ class Segments:
         used = lengths > 0  # the repeated tail is empty segments
         starts, lengths = bounds[:-1][used], lengths[used]
         if lengths.size and (lengths == lengths[0]).all():
-            group = SegmentGroup(lengths.size, int(lengths[0]), None)
+            group = SegmentGroup(
+                lengths.size, int(lengths[0]), int(_padded_lengths(lengths[:1])[0]), starts, None
+            )
             return cls(cu_seqlens, seq_len, "grouped", (group,))
 
         padded = _padded_lengths(lengths)
@@ -105,7 +109,7 @@ class Segments:
             slots = first_slot + np.arange(index.size).reshape(index.shape)
             scatter[index[valid]] = slots[valid]
             mask = None if valid.all() else torch.from_numpy(valid)[:, None, None, :]
-            groups.append(SegmentGroup(index.shape[0], length, mask))
+            groups.append(SegmentGroup(index.shape[0], length, int(size), starts[members], mask))
             gathers.append(index.reshape(-1))
             first_slot += index.size
         return cls(

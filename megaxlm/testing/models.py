@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from megaxlm.config.pretrain import ModelConfig
@@ -67,4 +69,26 @@ def random_micro_batch(
         target_weight=weight,
         row_ids=torch.arange(seed * rows, (seed + 1) * rows),
         seq_len=seq_len,
+    )
+
+
+def join_micro_batches(batches: Sequence[MicroBatch]) -> MicroBatch:
+    """Returns one micro-batch of the rows of several."""
+    first = batches[0]
+    starts = [0]
+    for batch in batches:
+        starts.append(starts[-1] + len(batch.tokens))
+    shifted = list(zip(batches, starts[:-1], strict=True))
+    # Repeated cuts are empty segments, wherever they stand.
+    cuts = [batch.cu_seqlens + start for batch, start in shifted]
+    return MicroBatch(
+        tokens=torch.cat([batch.tokens for batch in batches]),
+        positions=torch.cat([batch.positions for batch in batches]),
+        languages=torch.cat([batch.languages for batch in batches]),
+        cu_seqlens=torch.cat([cuts[0], *(later[1:] for later in cuts[1:])]),
+        target_index=torch.cat([batch.target_index + start for batch, start in shifted]),
+        targets=torch.cat([batch.targets for batch in batches]),
+        target_weight=torch.cat([batch.target_weight for batch in batches]),
+        row_ids=torch.cat([batch.row_ids for batch in batches]),
+        seq_len=first.seq_len,
     )

@@ -34,7 +34,7 @@ from megaxlm.data.batch import MicroBatch
 from megaxlm.data.shards import DatasetIndex
 from megaxlm.distributed import reduce
 from megaxlm.distributed.environment import Environment, Grid
-from megaxlm.model.dropout_key import dropout_key
+from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.encoder import MaskedLanguageModel
 from megaxlm.optim.param_groups import LR_SCALE, parameter_groups
 from megaxlm.train.backend import connect, device_of, disconnect, initialize, read_config
@@ -166,7 +166,7 @@ class TrainingEngine:
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         by_language = torch.zeros(2, self._num_languages, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(batches):
-            key = dropout_key(self.config.seed, int(batch.row_ids[0]))
+            key = DropoutKey.of(self.config.seed, batch.row_ids, batch.seq_len)
             batch = batch.to(self.device)
             loss, target_losses = self._engine(
                 batch.tokens,

@@ -21,7 +21,7 @@ from megaxlm.data.batch import MicroBatch
 from megaxlm.data.masking import targets_per_row
 from megaxlm.distributed import reduce
 from megaxlm.distributed.environment import Environment, Grid
-from megaxlm.model.dropout_key import dropout_key
+from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.pipeline import PipelineStage, StageSpan, balance_stages, state_owners
 from megaxlm.optim.param_groups import LR_SCALE, parameter_groups
 from megaxlm.train.backend import limit_waits, read_config
@@ -117,7 +117,10 @@ class PipelineTrainingEngine(TrainingEngine):
             add_by_language(by_language, batch, target_losses)
 
         keyed = [
-            (batch.to(self.device), dropout_key(self.config.seed, int(batch.row_ids[0])))
+            (
+                batch.to(self.device),
+                DropoutKey.of(self.config.seed, batch.row_ids, batch.seq_len),
+            )
             for batch in batches
         ]
         self._pipeline.begin_step(keyed, observe)

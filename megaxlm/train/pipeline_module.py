@@ -37,6 +37,7 @@ from torch import Tensor
 
 from megaxlm.data.batch import MicroBatch
 from megaxlm.distributed.environment import Grid
+from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.pipeline import PipelineStage
 
 # Called on the last stage with a micro-batch, its loss and the (targets,) unweighted losses.
@@ -56,7 +57,7 @@ class EncoderPipeline(PipelineModule):  # type: ignore[misc]
         topology = PipeDataParallelTopology(grid.num_stages, grid.data_world_size)
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__([stage], topology=topology)
-        self._pending: deque[tuple[MicroBatch, int]] = deque()
+        self._pending: deque[tuple[MicroBatch, DropoutKey]] = deque()
         self._observe: LossObserver | None = None
 
     @property
@@ -74,7 +75,9 @@ class EncoderPipeline(PipelineModule):  # type: ignore[misc]
         """The process group of the ranks that hold this stage."""
         return self._grid.get_data_parallel_group()
 
-    def begin_step(self, batches: Iterable[tuple[MicroBatch, int]], observe: LossObserver) -> None:
+    def begin_step(
+        self, batches: Iterable[tuple[MicroBatch, DropoutKey]], observe: LossObserver
+    ) -> None:
         """Says what the next forward passes are about.
 
         Args:

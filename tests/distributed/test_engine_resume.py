@@ -15,7 +15,7 @@ from megaxlm.distributed import environment, reduce
 from megaxlm.errors import UserError
 from megaxlm.optim.schedules import learning_rate
 from megaxlm.testing.distributed import run_distributed
-from megaxlm.testing.models import random_micro_batch, tiny_model_config
+from megaxlm.testing.models import join_micro_batches, random_micro_batch, tiny_model_config
 from megaxlm.train.initial_weights import InitialWeights
 
 pytestmark = pytest.mark.distributed
@@ -38,6 +38,7 @@ class Job:
     load_step: int = SAVED_AT
     save_at: int | None = None
     evaluate: bool = False  # between steps
+    joined: int = 1  # micro-batches of the others that are one here
 
 
 def job_config(job: Job) -> PretrainConfig:
@@ -52,7 +53,7 @@ def job_config(job: Job) -> PretrainConfig:
             "training": {
                 "max_steps": STEPS,
                 "global_batch_size": 2 * MICRO_BATCHES,
-                "micro_batch_size": 2,
+                "micro_batch_size": 2 * job.joined,
                 "precision": job.precision,
                 "zero_stage": job.stage,
             },
@@ -87,8 +88,13 @@ def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, Any]:
         records[job.name] = {}
         for step in range(first, job.until):
             batches = [
-                random_micro_batch(step * MICRO_BATCHES + number)
-                for number in range(place.rank, MICRO_BATCHES, place.world_size)
+                join_micro_batches(
+                    [
+                        random_micro_batch(step * MICRO_BATCHES + number * job.joined + part)
+                        for part in range(job.joined)
+                    ]
+                )
+                for number in range(place.rank, MICRO_BATCHES // job.joined, place.world_size)
             ]
             lr = learning_rate(step, config.optimizer.lr, config.schedule, STEPS)
             result = engine.train_step(batches, lr)
@@ -169,6 +175,7 @@ CROSSED = [
     Job("0-from-3", 0, "fp32", 0.1, load_from="plain-3"),
     Job("2-from-3", 2, "fp32", 0.1, load_from="plain-3"),
     Job("3-from-one-rank", 3, "fp32", 0.1, load_from="one-rank", load_step=SAVED_AT + 1),
+    Job("larger-micro-batches", 1, "fp32", 0.1, load_from="plain-1", joined=2),
     Job("1-bf16-from-3-fp32", 1, "bf16", 0.1, load_from="plain-3"),
     Job("3-bf16-from-1-bf16", 3, "bf16", 0.1, load_from="stage-1-bf16"),
     Job("2-bf16-from-3-bf16", 2, "bf16", 0.1, load_from="stage-3-bf16"),
@@ -226,7 +233,7 @@ def test_stages_drop_the_same(records: Any) -> None:
             assert norm == pytest.approx(expected_norm, rel=1e-4)
 
 
-@pytest.mark.parametrize("job", [*CROSSED[:4], ONE_RANK], ids=lambda job: job.name)
+@pytest.mark.parametrize("job", [*CROSSED[:5], ONE_RANK], ids=lambda job: job.name)
 def test_another_layout_goes_on_with_dropout(records: Any, job: Job) -> None:
     for rank in records[job.name]:
         assert rank
@@ -236,7 +243,7 @@ def test_another_layout_goes_on_with_dropout(records: Any, job: Job) -> None:
             assert norm == pytest.approx(expected_norm, rel=1e-4)
 
 
-@pytest.mark.parametrize("job", CROSSED[5:], ids=lambda job: job.name)
+@pytest.mark.parametrize("job", CROSSED[6:], ids=lambda job: job.name)
 def test_another_stage_goes_on_in_bf16(records: Any, job: Job) -> None:
     loss, _ = records[job.name][0][SAVED_AT]
     assert loss == pytest.approx(records[job.load_from][0][SAVED_AT][0], rel=1e-3)
@@ -251,7 +258,7 @@ def test_optimizer_groups_are_the_same_field_by_field(records: Any) -> None:
     (expected, other) = records["plain-1 groups"]
     assert [group["weight_decay"] for group in expected] == [0.1, 0.0]
     assert expected == other
-    for job in (*CROSSED[:4], PLAIN[1]):
+    for job in (*CROSSED[:5], PLAIN[1]):
         for groups in records[f"{job.name} groups"]:
             assert groups == expected, job.name
 

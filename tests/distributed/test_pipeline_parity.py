@@ -14,7 +14,7 @@ from torch import nn
 from megaxlm.config.deepspeed import builtin_deepspeed_config, resolve_deepspeed_config
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.distributed import environment, reduce
-from megaxlm.model.dropout_key import dropout_key
+from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.encoder import MaskedLanguageModel
 from megaxlm.model.initialization import initialize
 from megaxlm.model.pipeline import TIED_PARAMETER
@@ -155,7 +155,7 @@ def plain_run(case: Case) -> dict[str, Any]:
                 batch.targets,
                 batch.target_weight,
                 batch.seq_len,
-                dropout_key(SEED, int(batch.row_ids[0])),
+                DropoutKey.of(SEED, batch.row_ids, batch.seq_len),
             )
             (loss / count).backward()
             total += float(loss.detach()) / count

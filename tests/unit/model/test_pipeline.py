@@ -8,7 +8,7 @@ import torch
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.errors import UserError
-from megaxlm.model.dropout_key import dropout_key
+from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.encoder import MaskedLanguageModel
 from megaxlm.model.flops import FORWARD_AND_BACKWARD, training_flops
 from megaxlm.model.initialization import initialize
@@ -64,7 +64,7 @@ def test_stages_compute_loss_and_gradients_of_the_whole(
 ) -> None:
     config = config_of(tied, pre_norm, activation_checkpointing=recompute)
     stages, whole = stages_of(config, cut), whole_of(config)
-    batch, key = random_micro_batch(7), dropout_key(1, 14)
+    batch, key = random_micro_batch(7), DropoutKey(1, (14, 15), 16)
     sides = (batch.positions, batch.cu_seqlens, batch.target_index)
     hidden = batch.tokens
     for stage in stages:
