@@ -98,9 +98,6 @@ class ModelConfig(Section):
     layer_norm_eps: float = Field(default=1e-5, gt=0)
     initializer_range: float = Field(default=0.02, gt=0)
     tie_word_embeddings: bool = True
-    # Width of the smaller model whose learning rate this one takes over (muP), with as many
-    # dimensions a head and the same intermediate_size / hidden_size; None: plain widths.
-    mup_base_hidden_size: int | None = Field(default=None, ge=8)
     # Layers whose activations are computed again in the backward pass, a pipeline stage: all of
     # them (true), none (false) or the first N.
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] = False
@@ -113,12 +110,6 @@ class ModelConfig(Section):
                 f"num_attention_heads {self.num_attention_heads}"
             )
         return self
-
-    @property
-    def width_multiplier(self) -> float:
-        """How many times wider than the model whose learning rate it takes over; 1 without one."""
-        base = self.mup_base_hidden_size
-        return 1.0 if base is None else self.hidden_size / base
 
 
 class OptimizerConfig(Section):
@@ -247,19 +238,4 @@ class PretrainConfig(Section):
     @model_validator(mode="after")
     def _objectives_once(self) -> PretrainConfig:
         refuse_repeated(self.objectives)
-        return self
-
-    @model_validator(mode="after")
-    def _optimizer_that_transfers(self) -> PretrainConfig:
-        name = self.optimizer.name
-        if self.model.mup_base_hidden_size is not None and name in ("lamb", "apex_lamb", "muon"):
-            raise ValueError(
-                f"model.mup_base_hidden_size scales rates as Adam needs it, not as optimizer.name "
-                f"{name} does; set optimizer.name: adamw or stable_adamw, or leave it out"
-            )
-        if self.model.mup_base_hidden_size is not None and self.init_from is not None:
-            raise ValueError(
-                "model.mup_base_hidden_size needs weights that start as muP has them, but they "
-                "come from init_from; leave one of the two out"
-            )
         return self

@@ -1,10 +1,5 @@
 """Initial values: one table, and for each parameter blocks drawn from generators of their own.
 
-With `mup_base_hidden_size` they follow muP (Yang et al. 2022, "Tensor Programs V", table 8): with a
-model m times wider than the base, matrices between hidden states start sqrt(m) times smaller, and
-logits m times smaller. The latter is done in the norm before the decoder, whose scale starts at
-1 / m: the forward pass, and what Hugging Face sees, stay as they are.
-
 A block's generator is seeded by a hash of (seed, parameter name, block), so that a value depends on
 neither the order of modules, nor the number of ranks, nor how parameters are partitioned, and a
 rank that holds a range of a parameter draws the blocks of that range alone.
@@ -14,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +18,9 @@ from megaxlm.config.pretrain import ModelConfig
 
 # (suffix of the parameter's name, law); the first that fits. BERT's and RoBERTa's initialisation.
 TABLE = (
-    ("head.norm.weight", "logit_scale"),  # 1, with muP 1 / width_multiplier
     ("norm.weight", "ones"),
     (".bias", "zeros"),
-    ("embeddings.word.weight", "normal"),  # mean 0, standard deviation initializer_range
-    ("embeddings.position.weight", "normal"),
-    ("head.decoder.weight", "normal"),
-    (".weight", "hidden"),  # normal, with muP divided by the root of width_multiplier
+    (".weight", "normal"),  # mean 0, standard deviation initializer_range
 )
 BLOCK = 1 << 20  # elements drawn from one generator
 
@@ -44,7 +35,7 @@ def initial_range(
         shape: The full shape.
         start: First element, row-major.
         numel: Elements.
-        config: Gives `initializer_range` and `width_multiplier`.
+        config: Gives `initializer_range`.
         seed: The run's seed.
 
     Raises:
@@ -55,13 +46,8 @@ def initial_range(
         return torch.ones(numel)
     if law == "zeros":
         return torch.zeros(numel)
-    if law == "logit_scale":
-        return torch.full((numel,), 1 / config.width_multiplier)
-    if law is None:
+    if law != "normal":
         raise ValueError(f"no initial value for a parameter named {name!r}")
-    deviation = config.initializer_range
-    if law == "hidden":
-        deviation /= sqrt(config.width_multiplier)
     total, end = prod(shape), start + numel
     out = torch.empty(numel)
     for block in range(start // BLOCK, -(-end // BLOCK)):
@@ -69,7 +55,9 @@ def initial_range(
         digest = hashlib.blake2b(f"{seed}/{name}/{block}".encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
         # Always the whole block: a shorter draw would not have the same numbers.
-        values = torch.empty(last - first).normal_(0.0, deviation, generator=generator)
+        values = torch.empty(last - first).normal_(
+            0.0, config.initializer_range, generator=generator
+        )
         low, high = max(first, start), min(last, end)
         out[low - start : high - start] = values[low - first : high - first]
     return out

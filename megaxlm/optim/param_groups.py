@@ -2,10 +2,7 @@
 
 Matrices and embeddings are decayed, norms and biases are not. With `layer_lr_decay` below 1 the
 rate falls towards the embeddings, layer by layer. With Muon the matrices of the encoder's layers
-are groups of their own. With `mup_base_hidden_size` what maps hidden states to hidden states, and
-the norm that scales the logits, are groups whose rate falls with the width (Yang et al. 2022,
-"Tensor Programs V", table 8, Adam); their weight decay rises by as much, so that a step decays all
-matrices alike.
+are groups of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ MUON = "muon"
 MUON_QKV = "muon_qkv"
 QKV_SUFFIX = ".attention.qkv.weight"
 KINDS = (MUON, MUON_QKV, DECAYED, UNDECAYED)
-BY_WIDTH = "by_width"
 LR_SCALE = "lr_scale"
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
@@ -54,8 +50,8 @@ def parameter_groups(
         do not depend on which other parameters there are.
     """
     averaged = () if optimizer_config.ema_decay is None else (EMA,)
-    members: dict[tuple[float, int, bool], list[nn.Parameter]] = {}
-    names: dict[tuple[float, int, bool], str] = {}
+    members: dict[tuple[float, int], list[nn.Parameter]] = {}
+    names: dict[tuple[float, int], str] = {}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
@@ -64,22 +60,19 @@ def parameter_groups(
         if optimizer_config.layer_lr_decay != 1.0:
             down, place = _depth(name, model_config)
             scale = optimizer_config.layer_lr_decay**down
-        by_width = model_config.mup_base_hidden_size is not None and _falls_with_width(name, kind)
-        key = (-scale, KINDS.index(kind), by_width)
+        key = (-scale, KINDS.index(kind))
         members.setdefault(key, []).append(parameter)
-        names[key] = ".".join(filter(None, (place, kind, BY_WIDTH if by_width else "")))
+        names[key] = f"{place}.{kind}" if place else kind
     groups = []
     for key in sorted(members):
-        scale, kind, width = -key[0], KINDS[key[1]], 1.0
-        if key[2]:
-            width = model_config.width_multiplier
+        scale, kind = -key[0], KINDS[key[1]]
         moments = MUON_MOMENTS if kind in (MUON, MUON_QKV) else ADAM_MOMENTS
         groups.append(
             {
                 "name": names[key],
                 "params": members[key],
-                "weight_decay": 0.0 if kind == UNDECAYED else optimizer_config.weight_decay * width,
-                LR_SCALE: scale / width,
+                "weight_decay": 0.0 if kind == UNDECAYED else optimizer_config.weight_decay,
+                LR_SCALE: scale,
                 MOMENTS: moments + averaged,
                 STACKED: 3 if kind == MUON_QKV else 1,
             }
@@ -94,14 +87,6 @@ def _kind(name: str, parameter: nn.Parameter, config: OptimizerConfig) -> str:
     if config.name == MUON and ndim == 2 and _LAYER.match(name):
         return MUON_QKV if name.endswith(QKV_SUFFIX) else MUON
     return DECAYED
-
-
-def _falls_with_width(name: str, kind: str) -> bool:
-    """Whether muP divides a parameter's rate by how many times wider than the base a model is."""
-    # The norm before the decoder starts at 1 / m, in place of logits divided by m.
-    return name.startswith("head.norm.") or (
-        kind == DECAYED and (name == "head.dense.weight" or _LAYER.match(name) is not None)
-    )
 
 
 def _depth(name: str, config: ModelConfig) -> tuple[int, str]:
