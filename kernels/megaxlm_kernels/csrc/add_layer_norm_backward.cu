@@ -6,6 +6,7 @@
 // a row; a block has as many teams as its registers allow, one block an SM, so that partial sums
 // stay few. Each team loads its next row before it waits for the sums of this one.
 #include "add_layer_norm.h"
+#include "column_sums.cuh"
 #include "group.cuh"
 #include "reduce.cuh"
 
@@ -13,7 +14,7 @@ namespace megaxlm {
 namespace {
 
 // Sums over rows that one thread keeps of its 8 columns.
-struct ColumnSums {
+struct RowSums {
   Values dgamma, dbeta, dbias;
 };
 
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__((BackwardShape<T, kWarps>::kThreads), 1)
   const int team = threadIdx.x / kTeamThreads;
   const int thread = threadIdx.x % kTeamThreads;
   const Group<T> gamma = load_cached<T>(a.gamma, thread);
-  ColumnSums sums = {};
+  RowSums sums = {};
   int turn = 0;
 
   const int64_t step = static_cast<int64_t>(gridDim.x) * kTeams;
@@ -185,7 +186,7 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
       Values normal = unpack(load_cached<T>(a.sum, first + column));
       const Values weight = unpack(load_cached<T>(a.gamma, column));
       const int64_t slot = static_cast<int64_t>(blockIdx.x) * 3 * row_groups + column;
-      ColumnSums sums = {};
+      RowSums sums = {};
       if (row >= gridDim.x) {  // not this block's first row
         sums.dgamma = unpack(load_written<float>(a.partials, slot));
         sums.dbeta = unpack(load_written<float>(a.partials, slot + row_groups));
@@ -205,46 +206,6 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
       store(a.partials, slot + row_groups, pack<float>(sums.dbeta));
       store(a.partials, slot + 2 * row_groups, pack<float>(sums.dbias));
     }
-  }
-}
-
-// Adds the blocks' sums: 32 columns a block, kSlices threads a column, then those in order.
-constexpr int kSlices = 16;
-
-template <typename T>
-__device__ __forceinline__ T rounded(float value);
-template <>
-__device__ __forceinline__ float rounded<float>(float value) { return value; }
-template <>
-__device__ __forceinline__ __half rounded<__half>(float value) { return __float2half_rn(value); }
-template <>
-__device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float value) {
-  return __float2bfloat16_rn(value);
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kWarp* kSlices)
-    add_layer_norm_backward_finish(const AddLayerNormBackward a) {
-  MEGAXLM_SHARED(float, slices, [kSlices][kWarp]);
-  T* const output = static_cast<T*>(blockIdx.y == 0   ? a.dgamma
-                                    : blockIdx.y == 1 ? a.dbeta
-                                                      : a.dbias);
-  if (output == nullptr) return;
-  const int column = blockIdx.x * kWarp + threadIdx.x % kWarp;
-  const int slice = threadIdx.x / kWarp;
-  float total = 0.0f;
-  if (column < a.hidden) {
-#pragma unroll 4
-    for (int block = slice; block < a.blocks; block += kSlices)
-      total += a.partials[(static_cast<int64_t>(block) * 3 + blockIdx.y) * a.hidden + column];
-  }
-  slices[slice][threadIdx.x % kWarp] = total;
-  __syncthreads();
-  if (slice == 0 && column < a.hidden) {
-    total = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kSlices; ++i) total += slices[i][threadIdx.x];
-    output[column] = rounded<T>(total);
   }
 }
 
@@ -271,9 +232,8 @@ void dispatch(const AddLayerNormBackward& a, void* stream) {
       }
     }
   }
-  auto* finish = add_layer_norm_backward_finish<T>;
-  const dim3 grid((a.hidden + kWarp - 1) / kWarp, 3);
-  MEGAXLM_LAUNCH(finish, grid, kWarp * kSlices, 0, stream, a);
+  launch_column_sums<T>(
+      {a.partials, {a.dgamma, a.dbeta, a.dbias}, a.blocks, 3, a.hidden}, stream);
 }
 
 }  // namespace

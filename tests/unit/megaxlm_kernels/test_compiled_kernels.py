@@ -19,8 +19,11 @@ CAPS = {
     "add_layer_norm_forwardIfLi5": 160,  # fp32, 1280 and 2560: 40 values and 40 loaded a thread
     "add_layer_norm_forward": 128,
     "add_layer_norm_backward_any": 80,
-    "add_layer_norm_backward_finish": 40,
+    "finish_column_sums": 40,
     "add_layer_norm_backwardIf": 128,  # fp32: at most 512 threads a block
+    "bias_gelu_forward": 80,  # 6 blocks of 128 threads an SM; 10 in bf16, not gated
+    "bias_gelu_backwardIf": 128,
+    "bias_gelu_backward": 96,
     "add_layer_norm_backward": 112,  # at most 640 threads a block leave 102, 512 leave 128
 }
 
@@ -53,7 +56,7 @@ def test_every_kernel_is_there_for_every_architecture(
 ) -> None:
     assert built.architectures == ARCHITECTURES
     count = Counter(kernel.architecture for kernel in kernels)
-    assert count["80"] == count["90a"] >= 45 and set(count) == set(ARCHITECTURES)
+    assert count["80"] == count["90a"] >= 60 and set(count) == set(ARCHITECTURES)
     log = (built.path.parent / "build.log").read_text(encoding="utf-8")
     assert log.count("Compiling entry function") == len(kernels)  # none was overlooked
     assert all(path.name in log for path in SOURCES.glob("*.cu"))
