@@ -1,7 +1,8 @@
-"""Bias, dropout, residual and LayerNorm in one pass over memory: what stands between two GEMMs.
+"""Bias, dropout, residual and norm in one pass over memory: what stands between two GEMMs.
 
     sum = residual + dropout(x + bias)
-    y = (sum - mean) / sqrt(variance + eps) * gamma + beta
+    LayerNorm:  y = (sum - mean) / sqrt(variance + eps) * gamma + beta
+    RMSNorm:    y = sum / sqrt(mean of squares + eps) * gamma
 
 Eager torch reads and writes (rows, hidden) eleven times for that, the CUDA op reads two and writes
 two. `sum` is the residual stream of a pre-LN encoder and what backward needs; no mask is stored.
@@ -57,6 +58,40 @@ def add_layer_norm(
         RuntimeError: "cuda" without a library (see `choose_implementation`).
     """
     check_implementation(implementation)
+    return _run(x, residual, bias, gamma, beta, eps, dropout_p, seed, True, implementation)
+
+
+def add_rms_norm(
+    x: Tensor,  # (rows, hidden)
+    residual: Tensor | None,  # (rows, hidden)
+    bias: Tensor | None,  # (hidden,)
+    gamma: Tensor,  # (hidden,)
+    eps: float,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+    *,
+    implementation: Implementation = "torch",
+) -> tuple[Tensor, Tensor]:
+    """Normalises `residual + dropout(x + bias)` by its root mean square (Zhang, Sennrich 2019).
+
+    Arguments, results and errors as those of `add_layer_norm`; there is no mean and no beta.
+    """
+    check_implementation(implementation)
+    return _run(x, residual, bias, gamma, None, eps, dropout_p, seed, False, implementation)
+
+
+def _run(
+    x: Tensor,
+    residual: Tensor | None,
+    bias: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor | None,
+    eps: float,
+    dropout_p: float,
+    seed: int,
+    centred: bool,
+    implementation: Implementation,
+) -> tuple[Tensor, Tensor]:
     fused = implementation == "cuda"
     rows, hidden_size = check_tensor("x", x, None, rank=2, multiple_of=8, fused=fused)
     check_tensor("gamma", gamma, x, shape=(hidden_size,))
@@ -71,7 +106,11 @@ def add_layer_norm(
     if not eps >= 0:
         raise ValueError(f"eps must not be negative, got {eps}")
     if not fused:
-        return _add_layer_norm_torch(x, residual, bias, gamma, beta, eps, dropout_p, seed)
+        total = _sum_torch(x, residual, bias, dropout_p, seed)
+        shape = (hidden_size,)
+        if centred:
+            return F.layer_norm(total, shape, gamma, beta, eps), total
+        return F.rms_norm(total, shape, gamma, eps), total
     ensure_loaded(x.device.type)
     x = x.contiguous()
     y, total, _, _ = _AddLayerNorm.apply(  # type: ignore[no-untyped-call]
@@ -83,6 +122,7 @@ def add_layer_norm(
         eps,
         dropout_p,
         seed,
+        centred,
     )
     return y, (total if _has_own_sum(residual, bias, dropout_p) else x)
 
@@ -98,38 +138,44 @@ def add_layer_norm_reference(
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The same in float64, and float64 out: what every implementation is measured against."""
-    wide = [None if t is None else t.double() for t in (x, residual, bias, gamma, beta)]
-    total = wide[0]
-    assert total is not None and wide[3] is not None
-    if wide[2] is not None:
-        total = total + wide[2]
+    total = _sum_reference(x, residual, bias, dropout_p, seed)
+    centred = total - total.mean(1, keepdim=True)
+    y = centred / (centred.square().mean(1, keepdim=True) + eps).sqrt() * gamma.double()
+    return (y if beta is None else y + beta.double()), total
+
+
+def add_rms_norm_reference(
+    x: Tensor,  # (rows, hidden)
+    residual: Tensor | None,  # (rows, hidden)
+    bias: Tensor | None,  # (hidden,)
+    gamma: Tensor,  # (hidden,)
+    eps: float,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """`add_rms_norm` in float64, likewise."""
+    total = _sum_reference(x, residual, bias, dropout_p, seed)
+    return total / (total.square().mean(1, keepdim=True) + eps).sqrt() * gamma.double(), total
+
+
+def _sum_reference(
+    x: Tensor, residual: Tensor | None, bias: Tensor | None, dropout_p: float, seed: int
+) -> Tensor:
+    total = x.double() if bias is None else x.double() + bias.double()
     if dropout_p:
         keep = dropout_mask(x.shape[0], x.shape[1], dropout_p, seed, x.device)
         total = total * keep * keep_scale(dropout_p)
-    if wide[1] is not None:
-        total = wide[1] + total
-    centred = total - total.mean(1, keepdim=True)
-    y = centred / (centred.square().mean(1, keepdim=True) + eps).sqrt() * wide[3]
-    return (y if wide[4] is None else y + wide[4]), total
+    return total if residual is None else residual.double() + total
 
 
-def _add_layer_norm_torch(
-    x: Tensor,
-    residual: Tensor | None,
-    bias: Tensor | None,
-    gamma: Tensor,
-    beta: Tensor | None,
-    eps: float,
-    dropout_p: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
+def _sum_torch(
+    x: Tensor, residual: Tensor | None, bias: Tensor | None, dropout_p: float, seed: int
+) -> Tensor:
     total = x if bias is None else x + bias
     if drop_threshold(dropout_p):
         keep = dropout_mask(x.shape[0], x.shape[1], dropout_p, seed, x.device)
         total = torch.where(keep, total * keep_scale(dropout_p), 0)
-    if residual is not None:
-        total = residual + total
-    return F.layer_norm(total, (x.shape[1],), gamma, beta, eps), total
+    return total if residual is None else residual + total
 
 
 def _has_own_sum(residual: Tensor | None, bias: Tensor | None, dropout_p: float) -> bool:
@@ -146,6 +192,7 @@ def _fake_forward(
     eps: float,
     dropout_p: float,
     seed: int,
+    centred: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, hidden_size = x.shape
     own = rows if _has_own_sum(residual, bias, dropout_p) else 0
@@ -153,8 +200,8 @@ def _fake_forward(
     return (
         x.new_empty(rows, hidden_size),
         x.new_empty(own, hidden_size),
+        torch.empty_like(statistics) if centred else statistics.new_empty(0),
         statistics,
-        torch.empty_like(statistics),
     )
 
 
@@ -163,7 +210,7 @@ def _fake_backward(
     grad_sum: Tensor | None,
     total: Tensor,
     gamma: Tensor,
-    mean: Tensor,
+    mean: Tensor | None,
     rstd: Tensor,
     dropout_p: float,
     seed: int,
@@ -181,10 +228,10 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, residual, bias, gamma, beta, _, dropout_p, seed = inputs
+    x, residual, bias, gamma, beta, _, dropout_p, seed, centred = inputs
     _, total, mean, rstd = output
     own_sum = _has_own_sum(residual, bias, dropout_p)
-    ctx.save_for_backward(total if own_sum else x, gamma, mean, rstd)
+    ctx.save_for_backward(total if own_sum else x, gamma, mean if centred else None, rstd)
     ctx.own_sum, ctx.dropout_p, ctx.seed = own_sum, dropout_p, seed
     ctx.has_residual = residual is not None
     ctx.has_bias, ctx.has_beta = bias is not None, beta is not None
@@ -218,6 +265,7 @@ def _backward(
         dbias if ctx.has_bias else None,
         dgamma,
         dbeta if ctx.has_beta else None,
+        None,
         None,
         None,
         None,

@@ -1,4 +1,5 @@
 // What the binding hands to the implementations of add_layer_norm, on the GPU and on the CPU.
+// RMSNorm is the same without a mean: the scale is that about zero.
 // All tensors are contiguous, of one dtype where not float, and 16-byte aligned.
 #pragma once
 
@@ -17,7 +18,7 @@ struct AddLayerNormForward {
   const void* beta;      // (hidden,) or null
   void* y;               // (rows, hidden)
   void* sum;             // (rows, hidden); null where x itself is the sum
-  float* mean;           // (rows,)
+  float* mean;           // (rows,); null for RMSNorm
   float* rstd;           // (rows,)
   int64_t rows;
   int32_t hidden;  // a multiple of 8
@@ -31,7 +32,7 @@ struct AddLayerNormBackward {
   const void* grad_sum;  // (rows, hidden) or null
   const void* sum;       // (rows, hidden), as forward stored it
   const void* gamma;     // (hidden,)
-  const float* mean;     // (rows,)
+  const float* mean;     // (rows,); null for RMSNorm
   const float* rstd;     // (rows,)
   void* dsum;            // (rows, hidden): the gradient of the residual
   void* dx;              // (rows, hidden); null without dropout, where dsum is dx too

@@ -31,7 +31,7 @@ __device__ __forceinline__ RowGroup<T> load_row(const AddLayerNormBackward& a, i
   loaded.grad_y = load_streaming<T>(a.grad_y, group);
   loaded.sum = load_streaming<T>(a.sum, group);
   if (a.grad_sum) loaded.grad_sum = load_streaming<T>(a.grad_sum, group);
-  loaded.mean = a.mean[row];
+  loaded.mean = a.mean ? a.mean[row] : 0.0f;
   loaded.rstd = a.rstd[row];
   return loaded;
 }
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__((BackwardShape<T, kWarps>::kThreads), 1)
       means.y += partial[team][turn][warp].y;
     }
     turn ^= 1;  // with one buffer a fast warp would overwrite what a slow one still reads
-    means.x *= 1.0f / kHidden;
+    means.x *= a.mean ? 1.0f / kHidden : 0.0f;  // no gradient flows through a mean of none
     means.y *= 1.0f / kHidden;
     write_gradients<T>(a, g, normal, now.grad_sum, now.rstd, means, row * kTeamThreads + thread,
                        sums.dbias);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
   int turn = 0;
   for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
     const int64_t first = row * row_groups;
-    const float mean = a.mean[row];
+    const float mean = a.mean ? a.mean[row] : 0.0f;
     const float rstd = a.rstd[row];
     float2 means = make_float2(0.0f, 0.0f);
     for (int column = threadIdx.x; column < row_groups; column += kAnyWarps * kWarp) {
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
       }
     }
     means = block_sum<kAnyWarps>(means, partial, turn);
-    means.x /= a.hidden;
+    means.x = a.mean ? means.x / a.hidden : 0.0f;
     means.y /= a.hidden;
     for (int column = threadIdx.x; column < row_groups; column += kAnyWarps * kWarp) {
       Values g = unpack(load_cached<T>(a.grad_y, first + column));

@@ -1,4 +1,4 @@
-// add_layer_norm and its backward as torch ops. The Python side (layer_norm.py) adds autograd.
+// add_layer_norm (not centred: add_rms_norm) and its backward as torch ops. The Python side (layer_norm.py) adds autograd.
 #include "add_layer_norm.h"
 #include "torch_binding.h"
 
@@ -28,11 +28,12 @@ Dropout checked_dropout(double probability, int64_t seed) {
   return make_dropout(probability, seed);
 }
 
-// (y, sum, mean, rstd). sum is empty where it would be x itself.
+// (y, sum, mean, rstd). sum is empty where it would be x itself, mean where there is none.
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tensor> residual,
                                                    std::optional<Tensor> bias, Tensor gamma,
                                                    std::optional<Tensor> beta, double eps,
-                                                   double dropout_p, int64_t seed) {
+                                                   double dropout_p, int64_t seed,
+                                                   bool centred) {
   const auto [rows, hidden] = checked_shape(x);
   const Dropout dropout = checked_dropout(dropout_p, seed);
   check_like(x, "x", x, rows * hidden);
@@ -44,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
   const bool own_sum = residual || bias || dropout.threshold != 0;
   Tensor y = new_empty(x, {rows, hidden});
   Tensor sum = new_empty(x, {own_sum ? rows : 0, hidden});
-  Tensor mean = new_empty(x, {rows}, ScalarType::Float);
+  Tensor mean = new_empty(x, {centred ? rows : 0}, ScalarType::Float);
   Tensor rstd = new_empty(x, {rows}, ScalarType::Float);
   AddLayerNormForward arguments{};
   arguments.x = x.const_data_ptr();
@@ -54,7 +55,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
   arguments.beta = data_or_null(beta);
   arguments.y = y.mutable_data_ptr();
   arguments.sum = own_sum ? sum.mutable_data_ptr() : nullptr;
-  arguments.mean = static_cast<float*>(mean.mutable_data_ptr());
+  arguments.mean = centred ? static_cast<float*>(mean.mutable_data_ptr()) : nullptr;
   arguments.rstd = static_cast<float*>(rstd.mutable_data_ptr());
   arguments.rows = rows;
   arguments.hidden = static_cast<int32_t>(hidden);
@@ -75,15 +76,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
 // (dsum, dx, dgamma, dbeta, dbias). dx is empty without dropout, where dsum is dx too; dbeta and
 // dbias are empty unless asked for.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    Tensor grad_y, std::optional<Tensor> grad_sum, Tensor sum, Tensor gamma, Tensor mean,
-    Tensor rstd, double dropout_p, int64_t seed, bool wants_beta, bool wants_bias) {
+    Tensor grad_y, std::optional<Tensor> grad_sum, Tensor sum, Tensor gamma,
+    std::optional<Tensor> mean, Tensor rstd, double dropout_p, int64_t seed, bool wants_beta, bool wants_bias) {
   const auto [rows, hidden] = checked_shape(sum);
   const Dropout dropout = checked_dropout(dropout_p, seed);
   check_like(sum, "sum", sum, rows * hidden);
   check_like(grad_y, "grad_y", sum, rows * hidden);
   if (grad_sum) check_like(*grad_sum, "grad_sum", sum, rows * hidden);
   check_like(gamma, "gamma", sum, hidden);
-  check_float_rows(mean, "mean", sum, rows);
+  if (mean) check_float_rows(*mean, "mean", sum, rows);
   check_float_rows(rstd, "rstd", sum, rows);
 
   const bool own_dx = dropout.threshold != 0;
@@ -97,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   arguments.grad_sum = data_or_null(grad_sum);
   arguments.sum = sum.const_data_ptr();
   arguments.gamma = gamma.const_data_ptr();
-  arguments.mean = static_cast<const float*>(mean.const_data_ptr());
+  arguments.mean = static_cast<const float*>(data_or_null(mean));
   arguments.rstd = static_cast<const float*>(rstd.const_data_ptr());
   arguments.dsum = dsum.mutable_data_ptr();
   arguments.dx = own_dx ? dx.mutable_data_ptr() : nullptr;
@@ -129,10 +130,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 STABLE_TORCH_LIBRARY_FRAGMENT(megaxlm, library) {
   library.def(
       "add_layer_norm(Tensor x, Tensor? residual, Tensor? bias, Tensor gamma, Tensor? beta, "
-      "float eps, float dropout_p, SymInt seed) -> (Tensor, Tensor, Tensor, Tensor)");
+      "float eps, float dropout_p, SymInt seed, bool centred) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "add_layer_norm_backward(Tensor grad_y, Tensor? grad_sum, Tensor sum, Tensor gamma, "
-      "Tensor mean, Tensor rstd, float dropout_p, SymInt seed, bool wants_beta, bool wants_bias) "
+      "Tensor? mean, Tensor rstd, float dropout_p, SymInt seed, bool wants_beta, bool wants_bias) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 

@@ -37,7 +37,7 @@ void forward(const AddLayerNormForward& a) {
         total += values[column];
       }
     }
-    const float mean = total / hidden;
+    const float mean = a.mean ? total / hidden : 0.0f;
     float squares = 0.0f;
     for (const float value : values) squares += (value - mean) * (value - mean);
     const float rstd = 1.0f / std::sqrt(squares / hidden + a.eps);
@@ -46,7 +46,7 @@ void forward(const AddLayerNormForward& a) {
       if (beta) value += to_float(beta[column]);
       static_cast<T*>(a.y)[start + column] = from_float<T>(value);
     }
-    a.mean[row] = mean;
+    if (a.mean) a.mean[row] = mean;
     a.rstd[row] = rstd;
   }
 }
@@ -61,7 +61,7 @@ void backward(const AddLayerNormBackward& a) {
   std::vector<float> dgamma(hidden), dbeta(hidden), dbias(hidden);
   for (int64_t row = 0; row < a.rows; ++row) {
     const int64_t start = row * hidden;
-    const float mean = a.mean[row];
+    const float mean = a.mean ? a.mean[row] : 0.0f;
     const float rstd = a.rstd[row];
     float mean_g = 0.0f;
     float mean_gx = 0.0f;
@@ -74,7 +74,7 @@ void backward(const AddLayerNormBackward& a) {
       mean_g += g;
       mean_gx += g * normal;
     }
-    mean_g /= hidden;
+    mean_g = a.mean ? mean_g / hidden : 0.0f;
     mean_gx /= hidden;
     for (int64_t group = 0; group < hidden / 8; ++group) {
       PhiloxWords bits{};

@@ -1,4 +1,5 @@
-// sum = residual + dropout(x + bias); y = LayerNorm(sum) * gamma + beta, in one pass over memory.
+// sum = residual + dropout(x + bias); y = norm(sum) * gamma + beta, in one pass over memory, with
+// LayerNorm or, without a mean, RMSNorm.
 //
 // For the listed hidden sizes a row lives in registers: one warp a row up to 1280, several warps
 // above, whose means and squares meet in shared memory (Chan's formula, one barrier a row). The
@@ -89,7 +90,8 @@ __global__ void __launch_bounds__((ForwardShape<T, kGroups, kWarps>::kThreads))
 #pragma unroll
       for (int j = 0; j < 8; ++j) total += value[i].at[j];
     }
-    float mean = warp_sum(total) / kWarpElements;
+    // Without a branch: where sums overflow to infinity, squares do too.
+    float mean = warp_sum(total) * (a.mean ? 1.0f / kWarpElements : 0.0f);
     float squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__((ForwardShape<T, kGroups, kWarps>::kThreads))
     for (int i = 0; i < kGroups; ++i)
       write_normal<T>(a, value[i], mean, rstd, first + i * kRowThreads, thread + i * kRowThreads);
     if (thread == 0) {
-      a.mean[row] = mean;
+      if (a.mean) a.mean[row] = mean;
       a.rstd[row] = rstd;
     }
   }
@@ -149,7 +151,8 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
 #pragma unroll
       for (int j = 0; j < 8; ++j) total.x += value.at[j];
     }
-    const float mean = block_sum<kAnyWarps>(total, partial, turn).x / a.hidden;
+    const float mean =
+        a.mean ? block_sum<kAnyWarps>(total, partial, turn).x / a.hidden : 0.0f;
     float2 squares = make_float2(0.0f, 0.0f);
     for (int column = threadIdx.x; column < row_groups; column += kAnyWarps * kWarp) {
       const Values value = unpack(load_written<T>(stored, first + column));
@@ -162,7 +165,7 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
       write_normal<T>(a, unpack(load_written<T>(stored, first + column)), mean, rstd,
                       first + column, column);
     if (threadIdx.x == 0) {
-      a.mean[row] = mean;
+      if (a.mean) a.mean[row] = mean;
       a.rstd[row] = rstd;
     }
   }

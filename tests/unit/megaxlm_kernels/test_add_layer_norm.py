@@ -1,4 +1,4 @@
-"""add_layer_norm against float64 truth, forward and backward, in each dtype and implementation."""
+"""add_layer_norm and add_rms_norm against float64 truth, in each dtype and implementation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from megaxlm_kernels.layer_norm import add_layer_norm, add_layer_norm_reference
+from megaxlm_kernels.layer_norm import (
+    add_layer_norm,
+    add_layer_norm_reference,
+    add_rms_norm,
+    add_rms_norm_reference,
+)
 from megaxlm_kernels.library import choose_implementation
 from megaxlm_kernels.testing import (
     assert_no_worse_than_eager,
@@ -22,6 +27,8 @@ from torch import Tensor
 NAMES = ("x", "residual", "bias", "gamma", "beta")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 EPS = 1e-5
+OPS = {True: (add_layer_norm, add_layer_norm_reference)}
+OPS[False] = (add_rms_norm, add_rms_norm_reference)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,15 +54,18 @@ def run(op, inputs, dropout_p, seed, grads, **options) -> dict[str, Tensor]:
     return results_and_gradients(bound, inputs, ("y", "sum"), grads)
 
 
-def compare(inputs, dropout_p: float, seed: int, with_grad_sum: bool) -> None:
+def compare(inputs, dropout_p: float, seed: int, with_grad_sum: bool, centred: bool = True) -> None:
+    op, reference = OPS[centred]
+    if not centred:
+        inputs = {name: tensor for name, tensor in inputs.items() if name != "beta"}
     x = inputs["x"]
     generator = torch.Generator().manual_seed(1)
     grad_y = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
     grad_sum = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
     grads = (grad_y, grad_sum if with_grad_sum else None)
-    exact = run(add_layer_norm_reference, widened(inputs), dropout_p, seed, grads)
-    eager = run(add_layer_norm, inputs, dropout_p, seed, grads, implementation="torch")
-    fused = run(add_layer_norm, inputs, dropout_p, seed, grads, implementation="cuda")
+    exact = run(reference, widened(inputs), dropout_p, seed, grads)
+    eager = run(op, inputs, dropout_p, seed, grads, implementation="torch")
+    fused = run(op, inputs, dropout_p, seed, grads, implementation="cuda")
     for name, found in fused.items():
         assert_no_worse_than_eager(name, found, eager[name], exact[name])
 
@@ -63,8 +73,11 @@ def compare(inputs, dropout_p: float, seed: int, with_grad_sum: bool) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 @pytest.mark.parametrize("hidden", [768, 1024, 1280, 2304, 2560, 4096])
-def test_errs_no_more_than_eager_torch(dtype: torch.dtype, dropout_p: float, hidden: int) -> None:
-    compare(make_inputs(33, hidden, dtype), dropout_p, 7, with_grad_sum=False)
+@pytest.mark.parametrize("centred", [True, False])
+def test_errs_no_more_than_eager_torch(
+    dtype: torch.dtype, dropout_p: float, hidden: int, centred: bool
+) -> None:
+    compare(make_inputs(33, hidden, dtype), dropout_p, 7, with_grad_sum=False, centred=centred)
 
 
 @pytest.mark.parametrize("with_grad_sum", [False, True])
@@ -79,6 +92,8 @@ def test_any_part_may_be_absent(
     for dtype in (torch.float32, torch.bfloat16):
         inputs = make_inputs(17, 264, dtype, absent=absent)
         compare(inputs, dropout_p, 3, with_grad_sum=with_grad_sum)
+        if "beta" in absent:
+            compare(inputs, dropout_p, 3, with_grad_sum=with_grad_sum, centred=False)
 
 
 @settings(max_examples=25, deadline=None)
@@ -88,26 +103,27 @@ def test_any_part_may_be_absent(
     dropout_p=st.sampled_from([0.0, 0.1, 0.9]),
     seed=st.integers(-(2**63), 2**63 - 1),
     with_grad_sum=st.booleans(),
+    centred=st.booleans(),
 )
 def test_ragged_shapes(
-    rows: int, groups: int, dropout_p: float, seed: int, with_grad_sum: bool
+    rows: int, groups: int, dropout_p: float, seed: int, with_grad_sum: bool, centred: bool
 ) -> None:
     # fp32: in low precision a single row of 8 errs by the luck of its roundings.
     inputs = make_inputs(rows, groups * 8, torch.float32, seed=seed & 0xFFFF)
-    compare(inputs, dropout_p, seed, with_grad_sum)
+    compare(inputs, dropout_p, seed, with_grad_sum, centred)
 
 
-def test_gradients_of_the_reference_equal_finite_differences() -> None:
+@pytest.mark.parametrize("centred", [True, False])
+def test_gradients_of_the_reference_equal_finite_differences(centred: bool) -> None:
     """The kernels know no fp64: they are held to the reference, and the reference to this."""
-    inputs = make_inputs(3, 8, torch.float64)
+    inputs = tuple(make_inputs(3, 8, torch.float64).values())[: 5 if centred else 4]
+    op, reference = OPS[centred]
 
     def of(op, **options):
         return lambda *tensors: op(*tensors, EPS, 0.3, 11, **options)
 
-    assert torch.autograd.gradcheck(of(add_layer_norm_reference), tuple(inputs.values()))
-    assert torch.autograd.gradcheck(
-        of(add_layer_norm, implementation="torch"), tuple(inputs.values())
-    )
+    assert torch.autograd.gradcheck(of(reference), inputs)
+    assert torch.autograd.gradcheck(of(op, implementation="torch"), inputs)
 
 
 @pytest.mark.parametrize("implementation", ["cuda", "torch"])

@@ -1,4 +1,4 @@
-"""The CUDA kernels of add_layer_norm, as they are, on the CPU under the emulator."""
+"""The CUDA kernels of add_layer_norm and add_rms_norm on the CPU, as they are, emulated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import torch
 from emulator.emulate import CSRC, Module, compile_for_emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from megaxlm_kernels.layer_norm import add_layer_norm, add_layer_norm_reference
+from megaxlm_kernels.layer_norm import (
+    add_layer_norm,
+    add_layer_norm_reference,
+    add_rms_norm,
+    add_rms_norm_reference,
+)
 from megaxlm_kernels.philox import drop_threshold, dropout_mask, keep_scale
 from megaxlm_kernels.testing import (
     assert_no_worse_than_eager,
@@ -73,8 +78,12 @@ def run_kernels(
     grads: tuple[Tensor, Tensor | None],
     multiprocessors: int,
 ) -> dict[str, Tensor]:
-    """Forward, then backward over what it stored; every input is guarded and read-only."""
+    """Forward, then backward over what it stored; every input is guarded and read-only.
+
+    Inputs without a beta, present or not, are those of add_rms_norm.
+    """
     x, gamma = inputs["x"], inputs["gamma"]
+    centred = "beta" in inputs
     assert x is not None and gamma is not None
     rows, hidden = x.shape
     dropout = Dropout(SEED, drop_threshold(dropout_p), keep_scale(dropout_p))
@@ -82,7 +91,8 @@ def run_kernels(
     with module.call(multiprocessors) as call:
         y = call.write("y", rows, hidden, dtype=x.dtype)
         total = call.write("sum", rows, hidden, dtype=x.dtype) if own_sum else None
-        mean, rstd = (call.write(name, rows, dtype=torch.float32) for name in ("mean", "rstd"))
+        mean = call.write("mean", rows, dtype=torch.float32) if centred else None
+        rstd = call.write("rstd", rows, dtype=torch.float32)
         arguments = Forward(
             **{name: call.address(name, tensor) for name, tensor in inputs.items()},
             y=call.address_of(y),
@@ -104,7 +114,7 @@ def run_kernels(
         if dropout.threshold:
             made["dx"] = call.write("dx", rows, hidden, dtype=x.dtype)
         for name in ("gamma", "beta", "bias"):
-            if inputs[name] is not None:
+            if inputs.get(name) is not None:
                 made[f"d{name}"] = call.write(f"d{name}", hidden, dtype=x.dtype)
         partials = call.write("partials", blocks, 3, hidden, dtype=torch.float32)
         arguments = Backward(
@@ -138,8 +148,13 @@ def compare(
     with_grad_sum: bool,
     absent: tuple[str, ...] = (),
     multiprocessors: int = 2,
+    centred: bool = True,
 ) -> None:
     inputs = make_inputs(rows, hidden, dtype, absent)
+    op, reference = add_layer_norm, add_layer_norm_reference
+    if not centred:
+        del inputs["beta"]
+        op, reference = add_rms_norm, add_rms_norm_reference
     shapes = {"grad_y": (rows, hidden), "grad_sum": (rows, hidden) if with_grad_sum else None}
     grads = tuple(g if g is None else g.detach() for g in normals(shapes, dtype, 1).values())
     fused = run_kernels(module, inputs, dropout_p, grads, multiprocessors)  # type: ignore[arg-type]
@@ -148,8 +163,8 @@ def compare(
         bound = functools.partial(op, eps=EPS, dropout_p=dropout_p, seed=SEED, **options)
         return results_and_gradients(bound, inputs, ("y", "sum"), grads)
 
-    exact = of(add_layer_norm_reference, widened(inputs))
-    eager = of(add_layer_norm, inputs, implementation="torch")
+    exact = of(reference, widened(inputs))
+    eager = of(op, inputs, implementation="torch")
     assert fused.keys() == exact.keys()
     for name, found in fused.items():
         assert_no_worse_than_eager(name, found, eager[name], exact[name])
@@ -165,7 +180,10 @@ def compare(
     [(768, 27), (1024, 23), (1280, 19), (2304, 9), (2560, 7), (4096, 5)],
 )
 def test_listed_hidden_sizes(module: Module, hidden: int, rows: int, dtype: torch.dtype) -> None:
-    compare(module, rows, hidden, dtype, dropout_p=0.1, with_grad_sum=dtype == torch.bfloat16)
+    with_grad_sum = dtype == torch.bfloat16
+    compare(module, rows, hidden, dtype, 0.1, with_grad_sum)
+    if dtype != torch.float16:
+        compare(module, rows, hidden, dtype, 0.1, with_grad_sum, centred=False)
 
 
 @pytest.mark.parametrize("hidden", [1024, 2560, 264])
@@ -181,6 +199,7 @@ def test_without_dropout_and_what_may_be_absent(module: Module, hidden: int) -> 
     dropout_p=st.sampled_from([0.0, 0.1, 0.9]),
     with_grad_sum=st.booleans(),
     multiprocessors=st.integers(1, 5),
+    centred=st.booleans(),
 )
 def test_ragged_shapes(
     module: Module,
@@ -189,6 +208,7 @@ def test_ragged_shapes(
     dropout_p: float,
     with_grad_sum: bool,
     multiprocessors: int,
+    centred: bool,
 ) -> None:
     # fp32: in low precision a single row of 8 errs by the luck of its roundings.
     compare(
@@ -199,6 +219,7 @@ def test_ragged_shapes(
         dropout_p,
         with_grad_sum,
         multiprocessors=multiprocessors,
+        centred=centred,
     )
 
 

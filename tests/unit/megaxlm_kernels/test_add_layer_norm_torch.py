@@ -11,7 +11,7 @@ from pathlib import Path
 import megaxlm_kernels
 import pytest
 import torch
-from megaxlm_kernels.layer_norm import add_layer_norm
+from megaxlm_kernels.layer_norm import add_layer_norm, add_rms_norm
 from megaxlm_kernels.library import choose_implementation
 from torch import Tensor, nn
 
@@ -33,12 +33,19 @@ def tensors(rows: int = 6, hidden: int = 16, dtype: torch.dtype = torch.float32)
 @pytest.mark.parametrize("parts", [(0, 1, 2, 3, 4), (0, 3)])
 def test_opcheck(dropout_p: float, parts: tuple[int, ...]) -> None:
     inputs = [t if i in parts else None for i, t in enumerate(tensors())]
-    torch.library.opcheck(torch.ops.megaxlm.add_layer_norm.default, (*inputs, EPS, dropout_p, 7))
+    for centred in (True, False):
+        torch.library.opcheck(
+            torch.ops.megaxlm.add_layer_norm.default, (*inputs, EPS, dropout_p, 7, centred)
+        )
     x, _, _, gamma, _ = (t.detach() for t in tensors())
     mean, rstd = x.mean(1), (x.var(1, correction=0) + EPS).rsqrt()
     torch.library.opcheck(
         torch.ops.megaxlm.add_layer_norm_backward.default,
         (x, None if 1 not in parts else x, x, gamma, mean, rstd, dropout_p, 7, True, False),
+    )
+    torch.library.opcheck(
+        torch.ops.megaxlm.add_layer_norm_backward.default,
+        (x, None, x, gamma, None, rstd, dropout_p, 7, False, True),
     )
 
 
@@ -63,7 +70,7 @@ def test_compiles_whole_and_no_new_seed_compiles_again(implementation: str) -> N
 def test_compiling_first_loads_the_library_too() -> None:
     code = """if True:
         import torch
-        from megaxlm_kernels.layer_norm import add_layer_norm
+        from megaxlm_kernels.layer_norm import add_layer_norm, add_rms_norm
         from megaxlm_kernels.library import is_loaded
         def of(x):
             return add_layer_norm(x, x, None, x[0], None, 1e-5, implementation="cuda")[0]
@@ -106,6 +113,22 @@ def test_a_block_around_it_compiles_whole() -> None:
     torch.testing.assert_close(compiled(hidden), block(hidden))
     for (name, one), two in zip(block.named_parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(two.grad, one.grad, msg=lambda text, name=name: f"{name} {text}")
+
+
+@pytest.mark.parametrize("implementation", ["cuda", "torch"])
+def test_rms_norm_compiles_whole_and_names_bad_input(implementation: str) -> None:
+    def loss(x: Tensor, gamma: Tensor) -> Tensor:
+        y, total = add_rms_norm(x, 2 * x, None, gamma, EPS, 0.2, 5, implementation=implementation)
+        return (y * y).sum() + total.mean()
+
+    x, _, _, gamma, _ = tensors()
+    expected = torch.autograd.grad(loss(x, gamma), [x, gamma])
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(x, gamma), [x, gamma])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match=r"^gamma must be \(16,\), got \(8,\)"):
+        add_rms_norm(x, None, None, gamma[:8], EPS, implementation=implementation)
 
 
 @pytest.mark.parametrize("implementation", ["cuda", "torch"])
@@ -198,4 +221,4 @@ def test_the_raw_op_refuses_what_it_cannot_read() -> None:
         (x, None, None, weight.half(), None),
     ):
         with pytest.raises(RuntimeError):
-            op(*arguments, EPS, 0.0, 0)
+            op(*arguments, EPS, 0.0, 0, True)

@@ -86,7 +86,7 @@ def test_the_gpu_library_loads_without_a_gpu(built: Built) -> None:
     """In a process of its own, as ops can be registered once: torch may be one without CUDA."""
     code = (
         "import sys, torch; torch.ops.load_library(sys.argv[1]); x = torch.ones(2, 16); "
-        "y = torch.ops.megaxlm.add_layer_norm(x, x, None, x[0], None, 1e-5, 0.0, 0)[1]; "
+        "y = torch.ops.megaxlm.add_layer_norm(x, x, None, x[0], None, 1e-5, 0.0, 0, True)[1]; "
         "assert torch.equal(y, 2 * x)"
     )
     subprocess.run([sys.executable, "-c", code, str(built.path)], check=True)
