@@ -83,3 +83,15 @@ def check_seed(name: str, value: int) -> None:
     """Refuses what is not a signed 64-bit integer."""
     if not isinstance(value, (int, torch.SymInt)) or not -(2**63) <= value < 2**63:
         raise ValueError(f"{name} must be a signed 64-bit integer, got {value}")
+
+
+def check_indices(name: str, tensor: Tensor, like: Tensor, count: int) -> None:
+    """Refuses what is not (count,) int64 on the device of `like`."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64, got {tensor.dtype}")
+    if tensor.shape != (count,):
+        raise ValueError(f"{name} must be ({count},), got {tuple(tensor.shape)}")
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} as x is, is on {tensor.device}")

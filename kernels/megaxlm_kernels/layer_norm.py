@@ -17,7 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megaxlm_kernels.checks import check_implementation, check_probability, check_seed, check_tensor
+from megaxlm_kernels.checks import (
+    check_implementation,
+    check_indices,
+    check_probability,
+    check_seed,
+    check_tensor,
+)
 from megaxlm_kernels.library import Implementation, ensure_loaded, when_loaded
 from megaxlm_kernels.philox import drop_threshold, dropout_mask, keep_scale
 
@@ -31,6 +37,7 @@ def add_layer_norm(
     eps: float,
     dropout_p: float = 0.0,
     seed: int = 0,
+    places: Tensor | None = None,  # (rows,) int64
     *,
     implementation: Implementation = "torch",
 ) -> tuple[Tensor, Tensor]:
@@ -45,7 +52,9 @@ def add_layer_norm(
         beta: Bias of the norm, or None.
         eps: Added to the variance.
         dropout_p: Probability of a zero, in [0, 1), taken to the nearest 1/65536; 0 in evaluation.
-        seed: 64-bit; the same seed, shape and probability drop the same elements anywhere.
+        seed: 64-bit; the same seed, places and probability drop the same elements anywhere.
+        places: What the dropout of each row is drawn by, such as the token's position in the
+            stream: rows then lose the same in any batch. None: rows count from 0.
         implementation: As `megaxlm_kernels.library.choose_implementation` gave it.
 
     Returns:
@@ -58,7 +67,7 @@ def add_layer_norm(
         RuntimeError: "cuda" without a library (see `choose_implementation`).
     """
     check_implementation(implementation)
-    return _run(x, residual, bias, gamma, beta, eps, dropout_p, seed, True, implementation)
+    return _run(x, residual, bias, gamma, beta, eps, dropout_p, seed, places, True, implementation)
 
 
 def add_rms_norm(
@@ -69,6 +78,7 @@ def add_rms_norm(
     eps: float,
     dropout_p: float = 0.0,
     seed: int = 0,
+    places: Tensor | None = None,  # (rows,) int64
     *,
     implementation: Implementation = "torch",
 ) -> tuple[Tensor, Tensor]:
@@ -77,7 +87,7 @@ def add_rms_norm(
     Arguments, results and errors as those of `add_layer_norm`; there is no mean and no beta.
     """
     check_implementation(implementation)
-    return _run(x, residual, bias, gamma, None, eps, dropout_p, seed, False, implementation)
+    return _run(x, residual, bias, gamma, None, eps, dropout_p, seed, places, False, implementation)
 
 
 def _run(
@@ -89,6 +99,7 @@ def _run(
     eps: float,
     dropout_p: float,
     seed: int,
+    places: Tensor | None,
     centred: bool,
     implementation: Implementation,
 ) -> tuple[Tensor, Tensor]:
@@ -103,10 +114,12 @@ def _run(
         check_tensor("beta", beta, x, shape=(hidden_size,))
     check_probability("dropout_p", dropout_p)
     check_seed("seed", seed)
+    if places is not None:
+        check_indices("places", places, x, rows)
     if not eps >= 0:
         raise ValueError(f"eps must not be negative, got {eps}")
     if not fused:
-        total = _sum_torch(x, residual, bias, dropout_p, seed)
+        total = _sum_torch(x, residual, bias, dropout_p, seed, places)
         shape = (hidden_size,)
         if centred:
             return F.layer_norm(total, shape, gamma, beta, eps), total
@@ -122,6 +135,7 @@ def _run(
         eps,
         dropout_p,
         seed,
+        None if places is None else places.contiguous(),
         centred,
     )
     return y, (total if _has_own_sum(residual, bias, dropout_p) else x)
@@ -136,9 +150,10 @@ def add_layer_norm_reference(
     eps: float,
     dropout_p: float = 0.0,
     seed: int = 0,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same in float64, and float64 out: what every implementation is measured against."""
-    total = _sum_reference(x, residual, bias, dropout_p, seed)
+    total = _sum_reference(x, residual, bias, dropout_p, seed, places)
     centred = total - total.mean(1, keepdim=True)
     y = centred / (centred.square().mean(1, keepdim=True) + eps).sqrt() * gamma.double()
     return (y if beta is None else y + beta.double()), total
@@ -152,28 +167,39 @@ def add_rms_norm_reference(
     eps: float,
     dropout_p: float = 0.0,
     seed: int = 0,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`add_rms_norm` in float64, likewise."""
-    total = _sum_reference(x, residual, bias, dropout_p, seed)
+    total = _sum_reference(x, residual, bias, dropout_p, seed, places)
     return total / (total.square().mean(1, keepdim=True) + eps).sqrt() * gamma.double(), total
 
 
 def _sum_reference(
-    x: Tensor, residual: Tensor | None, bias: Tensor | None, dropout_p: float, seed: int
+    x: Tensor,
+    residual: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    seed: int,
+    places: Tensor | None,
 ) -> Tensor:
     total = x.double() if bias is None else x.double() + bias.double()
     if dropout_p:
-        keep = dropout_mask(x.shape[0], x.shape[1], dropout_p, seed, x.device)
+        keep = dropout_mask(x.shape[0], x.shape[1], dropout_p, seed, x.device, places)
         total = total * keep * keep_scale(dropout_p)
     return total if residual is None else residual.double() + total
 
 
 def _sum_torch(
-    x: Tensor, residual: Tensor | None, bias: Tensor | None, dropout_p: float, seed: int
+    x: Tensor,
+    residual: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    seed: int,
+    places: Tensor | None,
 ) -> Tensor:
     total = x if bias is None else x + bias
     if drop_threshold(dropout_p):
-        keep = dropout_mask(x.shape[0], x.shape[1], dropout_p, seed, x.device)
+        keep = dropout_mask(x.shape[0], x.shape[1], dropout_p, seed, x.device, places)
         total = torch.where(keep, total * keep_scale(dropout_p), 0)
     return total if residual is None else residual + total
 
@@ -192,6 +218,7 @@ def _fake_forward(
     eps: float,
     dropout_p: float,
     seed: int,
+    places: Tensor | None,
     centred: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, hidden_size = x.shape
@@ -214,6 +241,7 @@ def _fake_backward(
     rstd: Tensor,
     dropout_p: float,
     seed: int,
+    places: Tensor | None,
     wants_beta: bool,
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -228,10 +256,10 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, residual, bias, gamma, beta, _, dropout_p, seed, centred = inputs
+    x, residual, bias, gamma, beta, _, dropout_p, seed, places, centred = inputs
     _, total, mean, rstd = output
     own_sum = _has_own_sum(residual, bias, dropout_p)
-    ctx.save_for_backward(total if own_sum else x, gamma, mean if centred else None, rstd)
+    ctx.save_for_backward(total if own_sum else x, gamma, mean if centred else None, rstd, places)
     ctx.own_sum, ctx.dropout_p, ctx.seed = own_sum, dropout_p, seed
     ctx.has_residual = residual is not None
     ctx.has_bias, ctx.has_beta = bias is not None, beta is not None
@@ -242,7 +270,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(
     ctx: Any, grad_y: Tensor | None, grad_sum: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    total, gamma, mean, rstd = ctx.saved_tensors
+    total, gamma, mean, rstd, places = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(total)
     if not ctx.own_sum:
@@ -256,6 +284,7 @@ def _backward(
         rstd,
         ctx.dropout_p,
         ctx.seed,
+        places,
         ctx.has_beta,
         ctx.has_bias,
     )
@@ -265,6 +294,7 @@ def _backward(
         dbias if ctx.has_bias else None,
         dgamma,
         dbeta if ctx.has_beta else None,
+        None,
         None,
         None,
         None,

@@ -1,7 +1,8 @@
-"""Dropout masks as a pure function of (seed, element), the same in torch as in the CUDA ops.
+"""Dropout masks as a pure function of (seed, place, column), the same in torch as in the CUDA ops.
 
 csrc/philox.h says how: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-SC 2011) keyed by a 64-bit seed and counted by the group of 8 elements, 16 bits an element.
+SC 2011) keyed by a 64-bit seed, counted by the row's place and the group of 8 columns, 16 bits an
+element.
 """
 
 from __future__ import annotations
@@ -48,16 +49,20 @@ def dropout_mask(
     dropout_p: float,
     seed: int,
     device: torch.device,
+    places: Tensor | None = None,  # (rows,) int64
 ) -> Tensor:  # (rows, hidden) bool
-    """Returns which elements of a contiguous (rows, hidden) tensor are kept."""
+    """Returns which elements are kept; without places, rows count from 0."""
     threshold = drop_threshold(dropout_p)
-    group = torch.arange(rows * (hidden_size // GROUP), device=device)
+    group = torch.arange(hidden_size // GROUP, device=device)
+    row = torch.arange(rows, device=device) if places is None else places
+    shape = (rows, hidden_size // GROUP)
+    group, place = group.expand(shape), row[:, None].expand(shape)
     # A tensor, not Python arithmetic: under torch.compile the seed is a symbol.
     seed_bits = torch.full((), seed, dtype=torch.int64, device=device)
     key = (seed_bits & WORD, seed_bits >> 32 & WORD)
     zero = torch.zeros_like(group)
-    words = philox4x32_10((group & WORD, group >> 32, zero, zero), key)
+    words = philox4x32_10((group, zero, place & WORD, place >> 32 & WORD), key)
     halves = [
         half for word in words for half in ((word & 0xFFFF) >= threshold, word >> 16 >= threshold)
     ]
-    return torch.stack(halves, dim=1).view(rows, hidden_size)
+    return torch.stack(halves, dim=2).view(rows, hidden_size)

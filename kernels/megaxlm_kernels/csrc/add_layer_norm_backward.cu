@@ -22,6 +22,7 @@ template <typename T>
 struct RowGroup {
   Group<T> grad_y, grad_sum, sum;
   float mean, rstd;
+  int64_t place;
 };
 
 template <typename T>
@@ -33,6 +34,7 @@ __device__ __forceinline__ RowGroup<T> load_row(const AddLayerNormBackward& a, i
   if (a.grad_sum) loaded.grad_sum = load_streaming<T>(a.grad_sum, group);
   loaded.mean = a.mean ? a.mean[row] : 0.0f;
   loaded.rstd = a.rstd[row];
+  loaded.place = a.dropout.threshold ? dropout_place(a.dropout, row) : 0;
   return loaded;
 }
 
@@ -40,7 +42,8 @@ __device__ __forceinline__ RowGroup<T> load_row(const AddLayerNormBackward& a, i
 template <typename T>
 __device__ __forceinline__ void write_gradients(const AddLayerNormBackward& a, const Values& g,
                                                 const Values& normal, const Group<T>& grad_sum,
-                                                float rstd, float2 means, int64_t group,
+                                                float rstd, float2 means, int64_t place,
+                                                int64_t group, int column_group,
                                                 Values& dbias) {
   Values gradient;
 #pragma unroll
@@ -53,7 +56,7 @@ __device__ __forceinline__ void write_gradients(const AddLayerNormBackward& a, c
   }
   store(a.dsum, group, pack<T>(gradient));
   if (a.dropout.threshold) {
-    const PhiloxWords bits = dropout_bits(a.dropout, group);
+    const PhiloxWords bits = dropout_bits(a.dropout, place, column_group);
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       gradient.at[i] = dropped(a.dropout, bits, i) ? 0.0f : gradient.at[i] * a.dropout.scale;
@@ -119,8 +122,8 @@ __global__ void __launch_bounds__((BackwardShape<T, kWarps>::kThreads), 1)
     turn ^= 1;  // with one buffer a fast warp would overwrite what a slow one still reads
     means.x *= a.mean ? 1.0f / kHidden : 0.0f;  // no gradient flows through a mean of none
     means.y *= 1.0f / kHidden;
-    write_gradients<T>(a, g, normal, now.grad_sum, now.rstd, means, row * kTeamThreads + thread,
-                       sums.dbias);
+    write_gradients<T>(a, g, normal, now.grad_sum, now.rstd, means, now.place,
+                       row * kTeamThreads + thread, thread, sums.dbias);
   }
 
   // The teams hand their sums on, one after the other; the last one writes the block's.
@@ -167,6 +170,7 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
     const int64_t first = row * row_groups;
     const float mean = a.mean ? a.mean[row] : 0.0f;
     const float rstd = a.rstd[row];
+    const int64_t place = a.dropout.threshold ? dropout_place(a.dropout, row) : 0;
     float2 means = make_float2(0.0f, 0.0f);
     for (int column = threadIdx.x; column < row_groups; column += kAnyWarps * kWarp) {
       const Values g = unpack(load_cached<T>(a.grad_y, first + column));
@@ -201,7 +205,8 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
       }
       Group<T> grad_sum = {};
       if (a.grad_sum) grad_sum = load_streaming<T>(a.grad_sum, first + column);
-      write_gradients<T>(a, g, normal, grad_sum, rstd, means, first + column, sums.dbias);
+      write_gradients<T>(a, g, normal, grad_sum, rstd, means, place, first + column, column,
+                         sums.dbias);
       store(a.partials, slot, pack<float>(sums.dgamma));
       store(a.partials, slot + row_groups, pack<float>(sums.dbeta));
       store(a.partials, slot + 2 * row_groups, pack<float>(sums.dbias));

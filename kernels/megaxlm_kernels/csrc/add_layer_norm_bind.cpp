@@ -23,9 +23,14 @@ Shape checked_shape(const Tensor& tensor) {
   return shape;
 }
 
-Dropout checked_dropout(double probability, int64_t seed) {
+Dropout checked_dropout(double probability, int64_t seed, const std::optional<Tensor>& places,
+                        const Tensor& like, int64_t rows) {
   STD_TORCH_CHECK(probability >= 0.0 && probability < 1.0, "dropout_p must be in [0, 1)");
-  return make_dropout(probability, seed);
+  if (places)
+    STD_TORCH_CHECK(places->scalar_type() == ScalarType::Long && places->is_contiguous() &&
+                        places->numel() == rows && places->is_cuda() == like.is_cuda(),
+                    "places must be int64 (", rows, ",)");
+  return make_dropout(probability, seed, data_or_null(places));
 }
 
 // (y, sum, mean, rstd). sum is empty where it would be x itself, mean where there is none.
@@ -33,9 +38,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
                                                    std::optional<Tensor> bias, Tensor gamma,
                                                    std::optional<Tensor> beta, double eps,
                                                    double dropout_p, int64_t seed,
-                                                   bool centred) {
+                                                   std::optional<Tensor> places, bool centred) {
   const auto [rows, hidden] = checked_shape(x);
-  const Dropout dropout = checked_dropout(dropout_p, seed);
+  const Dropout dropout = checked_dropout(dropout_p, seed, places, x, rows);
   check_like(x, "x", x, rows * hidden);
   if (residual) check_like(*residual, "residual", x, rows * hidden);
   if (bias) check_like(*bias, "bias", x, hidden);
@@ -77,9 +82,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Tensor x, std::optional<Tenso
 // dbias are empty unless asked for.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     Tensor grad_y, std::optional<Tensor> grad_sum, Tensor sum, Tensor gamma,
-    std::optional<Tensor> mean, Tensor rstd, double dropout_p, int64_t seed, bool wants_beta, bool wants_bias) {
+    std::optional<Tensor> mean, Tensor rstd, double dropout_p, int64_t seed,
+    std::optional<Tensor> places, bool wants_beta, bool wants_bias) {
   const auto [rows, hidden] = checked_shape(sum);
-  const Dropout dropout = checked_dropout(dropout_p, seed);
+  const Dropout dropout = checked_dropout(dropout_p, seed, places, sum, rows);
   check_like(sum, "sum", sum, rows * hidden);
   check_like(grad_y, "grad_y", sum, rows * hidden);
   if (grad_sum) check_like(*grad_sum, "grad_sum", sum, rows * hidden);
@@ -130,11 +136,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 STABLE_TORCH_LIBRARY_FRAGMENT(megaxlm, library) {
   library.def(
       "add_layer_norm(Tensor x, Tensor? residual, Tensor? bias, Tensor gamma, Tensor? beta, "
-      "float eps, float dropout_p, SymInt seed, bool centred) -> (Tensor, Tensor, Tensor, Tensor)");
+      "float eps, float dropout_p, SymInt seed, Tensor? places, bool centred) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "add_layer_norm_backward(Tensor grad_y, Tensor? grad_sum, Tensor sum, Tensor gamma, "
-      "Tensor? mean, Tensor rstd, float dropout_p, SymInt seed, bool wants_beta, bool wants_bias) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? mean, Tensor rstd, float dropout_p, SymInt seed, Tensor? places, bool wants_beta, "
+      "bool wants_bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(megaxlm, CPU, library) {

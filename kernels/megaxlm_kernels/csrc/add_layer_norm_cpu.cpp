@@ -22,7 +22,7 @@ void forward(const AddLayerNormForward& a) {
     float total = 0.0f;
     for (int64_t group = 0; group < hidden / 8; ++group) {
       PhiloxWords bits{};
-      if (a.dropout.threshold) bits = dropout_bits(a.dropout, start / 8 + group);
+      if (a.dropout.threshold) bits = dropout_bits(a.dropout, dropout_place(a.dropout, row), group);
       for (int element = 0; element < 8; ++element) {
         const int64_t column = group * 8 + element;
         float value = to_float(x[start + column]);
@@ -78,7 +78,7 @@ void backward(const AddLayerNormBackward& a) {
     mean_gx /= hidden;
     for (int64_t group = 0; group < hidden / 8; ++group) {
       PhiloxWords bits{};
-      if (a.dropout.threshold) bits = dropout_bits(a.dropout, start / 8 + group);
+      if (a.dropout.threshold) bits = dropout_bits(a.dropout, dropout_place(a.dropout, row), group);
       for (int element = 0; element < 8; ++element) {
         const int64_t column = group * 8 + element;
         const float normal = (to_float(sum[start + column]) - mean) * rstd;

@@ -15,7 +15,7 @@ namespace {
 // The 8 elements of `sum` at one group, rounded to the dtype that they are stored in.
 template <typename T>
 __device__ __forceinline__ Group<T> add_group(const AddLayerNormForward& a, const Group<T>& x,
-                                              const Group<T>& residual, int64_t group,
+                                              const Group<T>& residual, int64_t place,
                                               int column_group) {
   Values value = unpack(x);
   if (a.bias) {
@@ -24,7 +24,7 @@ __device__ __forceinline__ Group<T> add_group(const AddLayerNormForward& a, cons
     for (int i = 0; i < 8; ++i) value.at[i] += bias.at[i];
   }
   if (a.dropout.threshold) {
-    const PhiloxWords bits = dropout_bits(a.dropout, group);
+    const PhiloxWords bits = dropout_bits(a.dropout, place, column_group);
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       value.at[i] = dropped(a.dropout, bits, i) ? 0.0f : value.at[i] * a.dropout.scale;
@@ -56,10 +56,15 @@ template <typename T, int kGroups, int kWarps>
 struct ForwardShape {
   static constexpr int kRowsPerBlock = kWarps == 1 ? 4 : 1;
   static constexpr int kThreads = kRowsPerBlock * kWarps * kWarp;
+  // Said outright: by its own measure ptxas would rather spill a few values of a row.
+  static constexpr int kRegisters =
+      sizeof(T) == 2 ? (kGroups < 5 ? 96 : 128) : (kGroups < 5 ? 128 : 168);
+  static constexpr int kBlocksPerSm = 65536 / (kRegisters * kThreads);
 };
 
 template <typename T, int kGroups, int kWarps>
-__global__ void __launch_bounds__((ForwardShape<T, kGroups, kWarps>::kThreads))
+__global__ void __launch_bounds__((ForwardShape<T, kGroups, kWarps>::kThreads),
+                                  (ForwardShape<T, kGroups, kWarps>::kBlocksPerSm))
     add_layer_norm_forward(const AddLayerNormForward a) {
   constexpr int kRowsPerBlock = ForwardShape<T, kGroups, kWarps>::kRowsPerBlock;
   constexpr int kRowThreads = kWarps * kWarp;
@@ -72,6 +77,7 @@ __global__ void __launch_bounds__((ForwardShape<T, kGroups, kWarps>::kThreads))
   int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kRowThreads;
   for (; row < a.rows; row += static_cast<int64_t>(gridDim.x) * kRowsPerBlock) {
     const int64_t first = row * kRowGroups + thread;
+    const int64_t place = a.dropout.threshold ? dropout_place(a.dropout, row) : 0;
     Group<T> x[kGroups];
     Group<T> residual[kGroups];
 #pragma unroll
@@ -84,7 +90,7 @@ __global__ void __launch_bounds__((ForwardShape<T, kGroups, kWarps>::kThreads))
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       const int64_t group = first + i * kRowThreads;
-      const Group<T> sum = add_group<T>(a, x[i], residual[i], group, thread + i * kRowThreads);
+      const Group<T> sum = add_group<T>(a, x[i], residual[i], place, thread + i * kRowThreads);
       if (a.sum) store(a.sum, group, sum);
       value[i] = unpack(sum);
 #pragma unroll
@@ -137,6 +143,7 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
   int turn = 0;
   for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
     const int64_t first = row * row_groups;
+    const int64_t place = a.dropout.threshold ? dropout_place(a.dropout, row) : 0;
     float2 total = make_float2(0.0f, 0.0f);
     for (int column = threadIdx.x; column < row_groups; column += kAnyWarps * kWarp) {
       const int64_t group = first + column;
@@ -144,7 +151,7 @@ __global__ void __launch_bounds__(kAnyWarps* kWarp)
       if (a.sum) {
         Group<T> residual = sum;
         if (a.residual) residual = load_streaming<T>(a.residual, group);
-        sum = add_group<T>(a, sum, residual, group, column);
+        sum = add_group<T>(a, sum, residual, place, column);
         store(a.sum, group, sum);
       }
       const Values value = unpack(sum);

@@ -1,6 +1,7 @@
-// Dropout masks as a pure function of (seed, element): Philox4x32-10 (Salmon et al., "Parallel
-// random numbers: as easy as 1, 2, 3", SC 2011), keyed by the seed, counted by groups of 8.
-// Forward, backward, CPU and torch (philox.py) make the same mask, so none is ever stored.
+// Dropout masks as a pure function of (seed, place of the row, column): Philox4x32-10 (Salmon et
+// al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed by the seed, counted by places
+// and groups of 8 columns. Forward, backward, CPU and torch (philox.py) make the same mask, so none
+// is ever stored; with places that a row keeps wherever it stands, batches change nothing either.
 //
 // One call gives 128 bits, 16 for each element of a group: a probability is taken to the nearest
 // 1/65536, and the kept are scaled by what that probability is, so the mean stays exact. With 32
@@ -21,14 +22,16 @@ struct Dropout {
   uint64_t seed;
   uint32_t threshold;  // an element whose 16 bits are below is dropped; 0: no dropout
   float scale;         // of the kept: 65536 / (65536 - threshold)
+  const int64_t* places;  // (rows,); null: rows count from 0
 };
 
-inline Dropout make_dropout(double probability, int64_t seed) {
+inline Dropout make_dropout(double probability, int64_t seed, const void* places) {
   // Below 1 by contract; 65535 keeps the scale finite for what rounds to 1.
   uint32_t threshold = static_cast<uint32_t>(probability * 65536.0 + 0.5);
   if (threshold > 65535u) threshold = 65535u;
   return {static_cast<uint64_t>(seed), threshold,
-          static_cast<float>(65536.0 / (65536.0 - threshold))};
+          static_cast<float>(65536.0 / (65536.0 - threshold)),
+          static_cast<const int64_t*>(places)};
 }
 
 struct PhiloxWords {
@@ -52,11 +55,16 @@ MEGAXLM_INLINE PhiloxWords philox4x32_10(PhiloxWords counter, uint32_t key0, uin
   return counter;
 }
 
-// Random bits of the 8 elements that start at element 8 * group; `dropped` reads them.
-MEGAXLM_INLINE PhiloxWords dropout_bits(const Dropout& dropout, int64_t group) {
-  const uint64_t index = static_cast<uint64_t>(group);
+MEGAXLM_INLINE int64_t dropout_place(const Dropout& dropout, int64_t row) {
+  return dropout.places ? dropout.places[row] : row;
+}
+
+// Random bits of the 8 elements that start at column 8 * group; `dropped` reads them.
+MEGAXLM_INLINE PhiloxWords dropout_bits(const Dropout& dropout, int64_t place, int32_t group) {
+  const uint64_t index = static_cast<uint64_t>(place);
   return philox4x32_10(
-      {{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0u, 0u}},
+      {{static_cast<uint32_t>(group), 0u, static_cast<uint32_t>(index),
+        static_cast<uint32_t>(index >> 32)}},
       static_cast<uint32_t>(dropout.seed), static_cast<uint32_t>(dropout.seed >> 32));
 }
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 EPS = 1e-5
 SEED = -(2**62) + 12345
+PLACES = torch.arange(40) * 3 + 2**40
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 NAMES = ("x", "residual", "bias", "gamma", "beta")
 POINTER = ctypes.c_void_p
@@ -38,6 +39,7 @@ class Dropout(ctypes.Structure):
         ("seed", ctypes.c_int64),
         ("threshold", ctypes.c_uint32),
         ("scale", ctypes.c_float),
+        ("places", POINTER),
     ]
 
 
@@ -86,8 +88,8 @@ def run_kernels(
     centred = "beta" in inputs
     assert x is not None and gamma is not None
     rows, hidden = x.shape
-    dropout = Dropout(SEED, drop_threshold(dropout_p), keep_scale(dropout_p))
-    own_sum = dropout.threshold or not (inputs["residual"] is None and inputs["bias"] is None)
+    drawn = (SEED, drop_threshold(dropout_p), keep_scale(dropout_p))
+    own_sum = drawn[1] or not (inputs["residual"] is None and inputs["bias"] is None)
     with module.call(multiprocessors) as call:
         y = call.write("y", rows, hidden, dtype=x.dtype)
         total = call.write("sum", rows, hidden, dtype=x.dtype) if own_sum else None
@@ -103,7 +105,7 @@ def run_kernels(
             hidden=hidden,
             dtype=DTYPES[x.dtype],
             eps=EPS,
-            dropout=dropout,
+            dropout=Dropout(*drawn, call.address("places", PLACES[:rows])),
         )
         module.launch("megaxlm_add_layer_norm_forward_cuda", ctypes.byref(arguments), None)
     stored = x.detach() if total is None else total
@@ -111,7 +113,7 @@ def run_kernels(
         count = module.library.megaxlm_add_layer_norm_backward_blocks_cuda
         blocks = count(ctypes.c_int64(rows), hidden)
         made = {"dsum": call.write("dsum", rows, hidden, dtype=x.dtype)}
-        if dropout.threshold:
+        if drawn[1]:
             made["dx"] = call.write("dx", rows, hidden, dtype=x.dtype)
         for name in ("gamma", "beta", "bias"):
             if inputs.get(name) is not None:
@@ -130,7 +132,7 @@ def run_kernels(
             hidden=hidden,
             blocks=blocks,
             dtype=DTYPES[x.dtype],
-            dropout=dropout,
+            dropout=Dropout(*drawn, call.address("places", PLACES[:rows])),
         )
         module.launch("megaxlm_add_layer_norm_backward_cuda", ctypes.byref(arguments), None)
     dsum = made.pop("dsum")
@@ -160,7 +162,9 @@ def compare(
     fused = run_kernels(module, inputs, dropout_p, grads, multiprocessors)  # type: ignore[arg-type]
 
     def of(op, inputs, **options):
-        bound = functools.partial(op, eps=EPS, dropout_p=dropout_p, seed=SEED, **options)
+        bound = functools.partial(
+            op, eps=EPS, dropout_p=dropout_p, seed=SEED, places=PLACES[:rows], **options
+        )
         return results_and_gradients(bound, inputs, ("y", "sum"), grads)
 
     exact = of(reference, widened(inputs))
@@ -169,7 +173,7 @@ def compare(
     for name, found in fused.items():
         assert_no_worse_than_eager(name, found, eager[name], exact[name])
     if dropout_p:
-        keep = dropout_mask(rows, hidden, dropout_p, SEED, torch.device("cpu"))
+        keep = dropout_mask(rows, hidden, dropout_p, SEED, torch.device("cpu"), PLACES[:rows])
         assert not fused["dx"][~keep].any()
 
 

@@ -33,19 +33,20 @@ def tensors(rows: int = 6, hidden: int = 16, dtype: torch.dtype = torch.float32)
 @pytest.mark.parametrize("parts", [(0, 1, 2, 3, 4), (0, 3)])
 def test_opcheck(dropout_p: float, parts: tuple[int, ...]) -> None:
     inputs = [t if i in parts else None for i, t in enumerate(tensors())]
+    places = torch.tensor([5, 0, 2**40, 9, 9, 1]) if dropout_p else None
     for centred in (True, False):
         torch.library.opcheck(
-            torch.ops.megaxlm.add_layer_norm.default, (*inputs, EPS, dropout_p, 7, centred)
+            torch.ops.megaxlm.add_layer_norm.default, (*inputs, EPS, dropout_p, 7, places, centred)
         )
     x, _, _, gamma, _ = (t.detach() for t in tensors())
     mean, rstd = x.mean(1), (x.var(1, correction=0) + EPS).rsqrt()
     torch.library.opcheck(
         torch.ops.megaxlm.add_layer_norm_backward.default,
-        (x, None if 1 not in parts else x, x, gamma, mean, rstd, dropout_p, 7, True, False),
+        (x, None if 1 not in parts else x, x, gamma, mean, rstd, dropout_p, 7, places, True, False),
     )
     torch.library.opcheck(
         torch.ops.megaxlm.add_layer_norm_backward.default,
-        (x, None, x, gamma, None, rstd, dropout_p, 7, False, True),
+        (x, None, x, gamma, None, rstd, dropout_p, 7, None, False, True),
     )
 
 
@@ -190,6 +191,10 @@ BAD = [
     ("dropout_p", float("nan"), "must be in"),
     ("seed", 2**63, "64-bit"),
     ("seed", 1.5, "64-bit"),
+    ("places", torch.arange(3), "must be .4,., got .3,."),
+    ("places", torch.ones(4), "must be int64, got torch.float32"),
+    ("places", torch.arange(4, device="meta"), "must be on cpu as x is, is on meta"),
+    ("places", 5, "must be a tensor, got int"),
 ]
 
 
@@ -221,4 +226,7 @@ def test_the_raw_op_refuses_what_it_cannot_read() -> None:
         (x, None, None, weight.half(), None),
     ):
         with pytest.raises(RuntimeError):
-            op(*arguments, EPS, 0.0, 0, True)
+            op(*arguments, EPS, 0.0, 0, None, True)
+    for places in (torch.arange(3), torch.arange(4, dtype=torch.int32), torch.arange(8)[::2]):
+        with pytest.raises(RuntimeError):
+            op(x, None, None, weight, None, EPS, 0.1, 0, places, True)

@@ -32,11 +32,13 @@ def test_known_answers(counter: list[int], key: list[int], expected: list[int]) 
     assert [int(word) for word in words] == expected
 
 
-def mask_of_the_library(rows: int, hidden: int, dropout_p: float, seed: int) -> Tensor:
+def mask_of_the_library(
+    rows: int, hidden: int, dropout_p: float, seed: int, places: Tensor | None = None
+) -> Tensor:
     ones = torch.ones(rows, hidden)
     weights = torch.ones(hidden)
     _, total = add_layer_norm(
-        ones, None, None, weights, None, 1e-5, dropout_p, seed, implementation="cuda"
+        ones, None, None, weights, None, 1e-5, dropout_p, seed, places, implementation="cuda"
     )
     assert set(total.unique().tolist()) <= {0.0, float(torch.tensor(keep_scale(dropout_p)))}
     return total != 0
@@ -76,3 +78,11 @@ def test_mean_is_kept_exactly_although_the_probability_is_rounded() -> None:
 
 def test_a_longer_tensor_starts_with_the_shorter_ones_mask() -> None:
     assert torch.equal(dropout_mask(9, 64, 0.3, 5, CPU)[:4], dropout_mask(4, 64, 0.3, 5, CPU))
+
+
+def test_a_place_keeps_its_mask_in_any_batch() -> None:
+    places = torch.tensor([7, 2**33 + 7, 0, 7])
+    mask = dropout_mask(4, 64, 0.3, 5, CPU, places)
+    assert torch.equal(mask_of_the_library(4, 64, 0.3, 5, places), mask)
+    assert torch.equal(mask[0], mask[3]) and not torch.equal(mask[0], mask[1])
+    assert torch.equal(mask[0], dropout_mask(8, 64, 0.3, 5, CPU)[7])
