@@ -176,10 +176,14 @@ def _check_pipeline(
     if zero.get("offload_optimizer"):
         # Silently: in bf16 its gradients leave the buffer that DeepSpeed sums over the stages
         # (2 stages, tied: norm 0.92 instead of 1.05).
+        reason = (
+            "DeepSpeed does not add up the gradients of the tied embedding over the stages then"
+            if run.model.tie_word_embeddings
+            else "the gradient norm of all stages is not to be had of gradients on the CPU"
+        )
         raise UserError(
             f"{source}: `{ZERO}.offload_optimizer` with training.pipeline_stages {stages}: "
-            "DeepSpeed does not add up the gradients of the tied embedding over the stages then; "
-            "delete it, or use training.pipeline_stages 1"
+            f"{reason}; delete it, or use training.pipeline_stages 1"
         )
     if zero.get("overlap_comm", False):
         raise UserError(

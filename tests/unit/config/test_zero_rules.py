@@ -216,6 +216,20 @@ def test_refused_with_a_value_that_works(name: str) -> None:
     assert resolve(with_values(raw, mended), training)["train_batch_size"] == 64
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_why_a_pipeline_takes_no_offload_is_said_of_this_model(tied: bool) -> None:
+    raw = {"zero_optimization": {"stage": 1, "offload_optimizer": CPU}}
+    config = run(pipeline_stages=2)
+    model = config.model.model_copy(update={"tie_word_embeddings": tied})
+    with pytest.raises(UserError) as caught:
+        resolve_deepspeed_config(raw, config.model_copy(update={"model": model}), 2)
+    assert "`zero_optimization.offload_optimizer` with training.pipeline_stages 2" in str(
+        caught.value
+    )
+    assert ("tied" in str(caught.value)) is tied
+    assert ("gradient norm of all stages" in str(caught.value)) is not tied
+
+
 def test_a_pipeline_takes_stage_1_by_itself() -> None:
     config = resolve_deepspeed_config({}, run(pipeline_stages=4), 8)
     assert config["zero_optimization"]["stage"] == 1
