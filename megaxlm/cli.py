@@ -214,12 +214,14 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     try:
-        value = int(float(text))
-    except (ValueError, OverflowError):  # `inf`
-        value = 0
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0 or not value.is_integer():  # nor is `inf` or `nan`
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a positive whole number; give one such as 8 or 1e9"
+        )
+    return int(value)
 
 
 def _seq_len(text: str) -> int:

@@ -240,6 +240,15 @@ def test_the_summary_is_one_screen_and_nothing_is_written(check: Check, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_processes_are_whole(config: Path, check: Check, capfd: pytest.CaptureFixture[str]) -> None:
+    for given in ("2.5", "0", "1e-3"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["pretrain", str(config), "--check", "--processes", given])
+        assert ended.value.code == 2
+        assert f"--processes: {given} is not a positive whole number" in capfd.readouterr().err
+    assert cli.main(["pretrain", str(config), "--check", "--processes", "2e0"]) == 0
+
+
 def test_processes_are_the_pipelines_where_no_launcher_is(check: Check) -> None:
     assert "3 processes = 3 stages x 1 replica," in check("training.pipeline_stages=3")[2]
 
