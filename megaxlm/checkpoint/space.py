@@ -40,7 +40,7 @@ def require_free_space(folder: Path, needed: int) -> None:
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     free = usage.free
-    if usage.total == 0:
+    if not free and not usage.total:
         raise StorageError(
             f"{folder}: no file system that keeps data (0 bytes in all, as in /proc and /sys), so "
             "no checkpoint can be kept there; choose another run_dir"
