@@ -214,12 +214,14 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     try:
-        value = int(float(text))
-    except (ValueError, OverflowError):  # `inf`
-        value = 0
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0 or not value.is_integer():  # nor is `inf` or `nan`
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a positive whole number; give one such as 8 or 1e9"
+        )
+    return int(value)
 
 
 def _seq_len(text: str) -> int:
@@ -322,12 +324,17 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 def _supervise(arguments: argparse.Namespace) -> int:
     from megaxlm.config.load import load_config
     from megaxlm.config.pretrain import PretrainConfig
+    from megaxlm.supervise.preflight import check_launch
     from megaxlm.supervise.supervisor import supervise
 
     command, run_dir = launch_command(arguments), arguments.run_dir
     if run_dir is None:
         inner = _parser().parse_args(pretrain_arguments(command))
         run_dir = load_config(PretrainConfig, inner.config, inner.set).run_dir
+    launch = check_launch(command)
+    if arguments.check:
+        print((f"{launch.summary}\n" if launch else "") + "ok")
+        return EXIT_DONE
     return supervise(command, run_dir, limits_of(arguments))
 
 

@@ -76,6 +76,11 @@ ELSEWHERE: dict[str, list[str]] = {
     "a missing hostfile starts this machine alone": [
         "unit/test_cli_check.py::test_fewer_processes_than_meant_do_not_train_alone",
     ],
+    "PDSH exports unquoted, and the first host alone is tried": [
+        "unit/supervise/test_exported_words.py::test_what_passes_arrives_as_it_was",
+        "unit/supervise/test_exported_words.py::test_the_files_of_variables_are_read",
+        "unit/supervise/test_preflight.py::test_all_that_are_away_are_named_in_one_line_and_nothing_is_started",
+    ],
     "Slurm without DeepSpeed's launcher": [
         "unit/distributed/test_environment.py::test_slurm_step",
         "unit/distributed/test_environment.py::test_first_host",

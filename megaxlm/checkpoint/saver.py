@@ -2,8 +2,10 @@
 
 The training loop waits for the copy alone. What is written then is the state of that boundary,
 however long the disk takes; it becomes a checkpoint by the same rules as any other (see
-`megaxlm.checkpoint.writer`). A file system that is away for a while is waited for; one that is
-full costs this checkpoint and no other, and training goes on.
+`megaxlm.checkpoint.writer`). A file system that is away for a while is waited for, beside training
+too: when the next checkpoint is due, that one takes the place of the one that waits. A file system
+that is full costs this checkpoint and no other. What training does wait for is a write that neither
+ends nor fails: there is one copy in memory, and ranks that gave it up would not agree on it.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ class CheckpointSaver:
         saver.close()                                                 # before the groups go
 
     `save` copies and returns; `save_now` returns when the checkpoint is finished. A checkpoint
-    that `save` could not write (disk full, file system away for longer than `retry_seconds`) is
-    said in one line and kept in `last_failure`; training goes on and the next `save` tries
-    anew. `save_now` raises instead. No thread of the saver keeps the process from ending.
+    that `save` could not write (disk full, file system away for longer than `retry_seconds` or
+    until the next save) is said in one line and kept in `last_failure`; training goes on and the
+    next `save` tries anew. `save_now` raises instead. No thread of the saver keeps the process from
+    ending.
 
     Args:
         run_dir: The run folder, on a file system that all ranks share; `checkpoints/` is made in
@@ -92,6 +95,8 @@ class CheckpointSaver:
         self._thread: threading.Thread | None = None
         self._writing_step = 0
         self._defect: BaseException | None = None  # of the background thread, not yet raised
+        self._superseded = threading.Event()  # a later step is to be saved: try but once more
+        self._retrying = False  # the thread waits for a file system
         self._said_waiting = False
         self._saved_step: int | None = None
         self._last_failure: str | None = None
@@ -128,7 +133,8 @@ class CheckpointSaver:
     ) -> None:
         """Saves the state of this step boundary; training may go on when this returns.
 
-        If the former checkpoint is still being written, it is waited for. Arguments are those of
+        If the former checkpoint is still being written, it is waited for; if it waits for a file
+        system that is away, it is tried once more and then given up. Arguments are those of
         `CheckpointWriter.save`; everything is copied.
 
         Raises:
@@ -166,12 +172,15 @@ class CheckpointSaver:
     ) -> None:
         """Saves this step boundary and returns when that is finished; nothing is copied.
 
-        If the step's checkpoint is finished already, or is just being written, that one counts.
+        If the step's checkpoint is finished already, or is just being written, that one counts. One
+        of an earlier step that waits for a file system is given up as by `save`.
 
         Raises:
             UserError: It could not be written; the same on every rank.
             ValueError: As `save`.
         """
+        if self._writing_step != step:
+            self._superseded.set()
         self.wait()
         if self._saved_step == step:
             return
@@ -189,6 +198,7 @@ class CheckpointSaver:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._superseded.clear()
         defect, self._defect = self._defect, None
         if defect is not None:
             raise defect
@@ -202,7 +212,9 @@ class CheckpointSaver:
         self._snapshot.close()
 
     def _settle(self, step: int) -> None:
-        if self.in_flight and self._rank == 0 and not self._said_waiting:
+        self._superseded.set()
+        busy = self.in_flight and not self._retrying
+        if busy and self._rank == 0 and not self._said_waiting:
             self._said_waiting = True
             self._say(
                 f"step {step}: the checkpoint of step {self._writing_step} is still being written "
@@ -242,20 +254,22 @@ class CheckpointSaver:
     ) -> StorageError | None:
         """Writes, waiting for a file system that is away; returns why it failed, on all ranks."""
         deadline = time.monotonic() + self._retry_seconds
-        sleep, waiting = pauses(), False
+        sleep, waiting = pauses(self._superseded.wait), False
         while True:
             try:
                 self._writer.save(step, fragments, rank_state, shared)
                 break
             except StorageError as failure:
                 left = deadline - time.monotonic()
-                if not self._all_ok(failure.transient and left > 0):  # clocks differ
+                again = failure.transient and left > 0 and not self._superseded.is_set()
+                if not self._all_ok(again):  # clocks differ, and ranks come to the next save
                     self._last_failure = str(failure)
                     return failure
                 if failure.said_here and not waiting:
                     self._say(f"{failure}; trying again for {self._retry_seconds:g} s")
-                waiting = True
+                waiting = self._retrying = True
                 sleep(left)
+                self._retrying = False
         if self._rank == 0:
             if waiting:
                 self._say(f"the checkpoint of step {step} could be written now")

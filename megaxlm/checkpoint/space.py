@@ -34,11 +34,17 @@ def require_free_space(folder: Path, needed: int) -> None:
         needed: Bytes.
 
     Raises:
-        StorageError: It has not.
+        StorageError: It has not, or keeps no data at all.
     """
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    usage = shutil.disk_usage(folder)
+    free = usage.free
+    if not free and not usage.total:
+        raise StorageError(
+            f"{folder}: no file system that keeps data (0 bytes in all, as in /proc and /sys), so "
+            "no checkpoint can be kept there; choose another run_dir"
+        )
     if free < needed:
         raise StorageError(
             f"{folder}: a checkpoint needs {needed / 2**20:,.1f} MiB, only "

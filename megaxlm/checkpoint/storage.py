@@ -108,13 +108,17 @@ def _is_there(folder: Path) -> bool:
     return True
 
 
-def pauses() -> Callable[[float], None]:
-    """Returns a function that sleeps longer each time, but never past the seconds it is given."""
+def pauses(wait: Callable[[float], object] | None = None) -> Callable[[float], None]:
+    """Returns a function that sleeps longer each time, but never past the seconds it is given.
+
+    Args:
+        wait: Sleeps for so many seconds, or until it is woken; None: always so many.
+    """
     pause = FIRST_PAUSE_SECONDS
 
     def sleep(at_most: float) -> None:
         nonlocal pause
-        time.sleep(max(0.0, min(pause, at_most)))
+        (wait or time.sleep)(max(0.0, min(pause, at_most)))
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     return sleep

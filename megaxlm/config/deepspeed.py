@@ -29,6 +29,7 @@ from megaxlm.config.zero_rules import refuse_impossible
 from megaxlm.errors import UserError
 
 AUTO = "auto"
+STAGES = (0, 1, 2, 3)
 DEFAULT_STAGE = 1
 MONITORS = {"wandb": "wandb", "comet": "comet_ml"}  # sections and the packages they import
 
@@ -106,6 +107,24 @@ def deepspeed_source(run: PretrainConfig) -> str:
     return str(run.training.deepspeed_config or "the built-in DeepSpeed config")
 
 
+def zero_stage_of(zero_stage: int | None, deepspeed_config: Path | None) -> int | None:
+    """Returns the ZeRO stage that counts, or None if the file that says it cannot be read.
+
+    Args:
+        zero_stage: `training.zero_stage`; None: what the file says.
+        deepspeed_config: `training.deepspeed_config`; None: the built-in config.
+    """
+    stage: Any = zero_stage
+    if stage is None and deepspeed_config is not None:
+        try:
+            stage = _get(load_deepspeed_config(deepspeed_config), "zero_optimization.stage")
+        except UserError:
+            return None
+    if stage is None or stage == AUTO:
+        stage = DEFAULT_STAGE
+    return stage if type(stage) is int and stage in STAGES else None
+
+
 def resolve_deepspeed_config(
     raw: Mapping[str, Any],
     run: PretrainConfig,
@@ -153,7 +172,7 @@ def resolve_deepspeed_config(
     for key, value, run_key in facts:
         _agree(config, key, value, f"{run_source} has {run_key} {_shown(value)}", source)
     stage = zero["stage"]
-    if type(stage) is not int or stage not in (0, 1, 2, 3):
+    if type(stage) is not int or stage not in STAGES:
         raise UserError(f"{source}: zero_optimization.stage is {_shown(stage)}; use 0, 1, 2 or 3")
     _fill(config, "steps_per_print", run.logging.every_steps)
     _fill(config, "bf16.check_grad_overflow", True)

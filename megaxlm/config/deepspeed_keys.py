@@ -59,7 +59,45 @@ ZERO_DEFAULTS: dict[str, tuple[tuple[int, ...], Any]] = {
     "sub_group_size": ((3,), 1_000_000_000),
 }
 
+# The stages at which DeepSpeed reads each key, without the prefix `stage3_`: at others it passes
+# over it in silence. Offload, hpZ and ZeRO++ have rules of their own.
+READ_AT: dict[str, tuple[int, ...]] = {
+    **{key.removeprefix("stage3_"): stages for key, (stages, _) in ZERO_DEFAULTS.items()},
+    "overlap_comm": (1, 2, 3),
+    "use_multi_rank_bucket_allreduce": (1, 2),
+    "ignore_unused_parameters": (1, 2),
+    "parameter_alignment": (1, 2),
+    "model_persistence_threshold": (3,),
+    "use_all_reduce_for_fetch_params": (3,),
+    "allgather_sequential": (3,),
+    "memory_efficient_linear": (3,),
+    "override_module_apply": (3,),
+    "log_trace_cache_warnings": (3,),
+    "enable_sanity_checks": (3,),
+}
+
+# The one key of those that DeepSpeed's BF16 optimizer (stage 1 in bf16) reads: it reduces gradients
+# once a step, by a path of its own.
+BF16_OPTIMIZER_READS = ("allgather_bucket_size",)
+
+# Switches whose `true` leaves everything as it is without them; of all others it is `false`.
+OFF_WHEN_TRUE = ("ignore_unused_parameters",)
+
+# Keys of the two offload sections that count where the device is a disk.
+DISK_OFFLOAD_KEYS: dict[str, tuple[str, ...]] = {
+    "offload_optimizer": (
+        "nvme_path",
+        "buffer_count",
+        "pipeline_read",
+        "pipeline_write",
+        "fast_init",
+    ),
+    "offload_param": ("nvme_path", "buffer_count", "buffer_size", "max_in_cpu"),
+}
+
 _GONE = "was removed from DeepSpeed; delete it"
+_OWN_CHECKPOINTS = "is for DeepSpeed's own checkpoints, and megaxlm writes its own"
+_EXPORTED = "is for DeepSpeed's own saving of weights; use false, and `megaxlm export`"
 
 # Keys that may not be given at all, with what to do instead.
 REFUSED: dict[str, str] = {
@@ -99,12 +137,20 @@ REFUSED: dict[str, str] = {
     "weight_quantization": "is for inference; delete it",
     "datastates": "is a checkpoint writer of DeepSpeed, and megaxlm writes its own; delete it",
     "sequence_parallel_size": "is not supported by this model; delete it",
-    "checkpoint": "is for DeepSpeed's own checkpoints, and megaxlm writes its own; delete it",
+    "checkpoint": f"{_OWN_CHECKPOINTS}; delete it",
     "activation_checkpointing": (
         "is not looked at by this model; set model.activation_checkpointing and delete it here"
     ),
     "compile": "is not looked at here; delete it",
     "gradient_predivide_factor": "changes how gradients are rounded; delete it",
+    "aio": "is for offload to a disk, whose state cannot be checkpointed by name; delete it",
+    "autotuning": "is for `deepspeed --autotuning`, which cannot start this run; delete it",
+    "dataloader_drop_last": "is for DeepSpeed's own loader, which is not used; delete it",
+    "disable_allgather": "is read by nothing in DeepSpeed; delete it",
+    "seq_parallel_communication_data_type": (
+        "is for sequence parallelism, which this model has not; delete it"
+    ),
+    "vocabulary_size": "is not looked at; set model.vocab_size and delete it here",
     "zero_optimization.zenflow": (
         "updates weights late, by an optimizer that cannot be checkpointed by name; delete it"
     ),
@@ -156,5 +202,19 @@ CONTRADICTS: dict[str, tuple[Any, str]] = {
     "zero_optimization.legacy_stage1": (
         True,
         "was removed from DeepSpeed; use false",
+    ),
+    "zero_optimization.allgather_partitions": (
+        False,
+        "is read by nothing in DeepSpeed; delete it",
+    ),
+    "zero_optimization.elastic_checkpoint": (True, f"{_OWN_CHECKPOINTS}; use false"),
+    "zero_optimization.load_from_fp32_weights": (False, f"{_OWN_CHECKPOINTS}; use true"),
+    "zero_optimization.pipeline_loading_checkpoint": (True, f"{_OWN_CHECKPOINTS}; use false"),
+    "zero_optimization.gather_16bit_weights_on_model_save": (True, _EXPORTED),
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": (True, _EXPORTED),
+    "zero_optimization.stage3_gather_fp16_weights_on_model_save": (True, _EXPORTED),
+    "zero_optimization.save_muon_momentum_buffer_in_memory": (
+        True,
+        "is for DeepSpeed's own Muon with its state on a disk; use false",
     ),
 }

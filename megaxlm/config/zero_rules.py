@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from megaxlm.config.idle_keys import refuse_idle_deepspeed_keys
 from megaxlm.config.layout import divisors, one_of
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.errors import UserError
 
 ZERO = "zero_optimization"
-# Keys of `pipeline` that would change what our own layout of the layers decides.
+# Everything that DeepSpeed reads in `pipeline`: our own layout of the layers decides it.
 _PIPELINE_KEYS = {
     "stages": "is set by training.pipeline_stages; delete it here",
     "partition": "is not used: layers are spread over the stages by their cost; delete it here",
@@ -22,6 +23,7 @@ _PIPELINE_KEYS = {
     "activation_checkpoint_interval": "is set by model.activation_checkpointing; delete it here",
     "pipe_partitioned": "is for tensor parallelism, which this model has not; delete it here",
     "grad_partitioned": "is for tensor parallelism, which this model has not; delete it here",
+    "use_reentrant": "is not looked at; set model.activation_checkpointing and delete it here",
 }
 # ZeRO++ (Wang et al. 2023): weights or gradients travel in 8 or 4 bits, by kernels for GPUs.
 LOSSY = (
@@ -57,6 +59,10 @@ def refuse_impossible(
     _check_dtypes(config, run, source, run_source)
     if run.training.pipeline_stages > 1:
         _check_pipeline(config, stage, run, source, run_source)
+    for key in config.get("pipeline", {}):
+        reason = _PIPELINE_KEYS.get(key, "is a key that DeepSpeed does not know; delete it")
+        raise UserError(f"{source}: `pipeline.{key}` {reason}")
+    refuse_idle_deepspeed_keys(config, run, source)
 
 
 def _check_offload(
@@ -170,17 +176,17 @@ def _check_pipeline(
     if zero.get("offload_optimizer"):
         # Silently: in bf16 its gradients leave the buffer that DeepSpeed sums over the stages
         # (2 stages, tied: norm 0.92 instead of 1.05).
+        reason = (
+            "DeepSpeed does not add up the gradients of the tied embedding over the stages then"
+            if run.model.tie_word_embeddings
+            else "the gradient norm of all stages is not to be had of gradients on the CPU"
+        )
         raise UserError(
             f"{source}: `{ZERO}.offload_optimizer` with training.pipeline_stages {stages}: "
-            "DeepSpeed does not add up the gradients of the tied embedding over the stages then; "
-            "delete it, or use training.pipeline_stages 1"
+            f"{reason}; delete it, or use training.pipeline_stages 1"
         )
     if zero.get("overlap_comm", False):
         raise UserError(
             f"{source}: `{ZERO}.overlap_comm` is true, which DeepSpeed's pipeline does not do; "
             "use false"
         )
-    section = config.get("pipeline", {})
-    for key, reason in _PIPELINE_KEYS.items():
-        if key in section:
-            raise UserError(f"{source}: `pipeline.{key}` {reason}")

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run-dir", type=Path, metavar="DIR", help="if the command does not show its config"
     )
     parser.add_argument(
+        "--check", action="store_true", help="look at the command and its hosts, start nothing"
+    )
+    parser.add_argument(
         "launch", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="such as `-- deepspeed ...`"
     )
 
@@ -42,12 +45,11 @@ def launch_command(arguments: argparse.Namespace) -> list[str]:
     """Returns the launch command.
 
     Raises:
-        UserError: There is none, or its host file names no host.
+        UserError: There is none.
     """
     command = list(arguments.launch[arguments.launch[:1] == ["--"] :])
     if not command:
         raise UserError("no launch command; give it after --: megaxlm supervise -- deepspeed ...")
-    _check_hostfile(command)
     return command
 
 
@@ -74,43 +76,6 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
         grace=arguments.grace,
         stall=arguments.stall,
     )
-
-
-def _check_hostfile(command: list[str]) -> None:
-    """Refuses a host file that names no host.
-
-    DeepSpeed takes one that it does not find for a request to train on this machine alone, and a
-    job of many nodes would be done, slowly and without an error, by one.
-    """
-    names = [Path(word).name for word in command]
-    starts = [
-        names.index(name) for name in ("deepspeed", "deepspeed.launcher.runner") if name in names
-    ]
-    if not starts:  # `-H` of other launchers is a list of hosts
-        return
-    own = command[starts[0] + 1 :]
-    own = own[: own.index("pretrain")] if "pretrain" in own else own
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("-H", "--hostfile")
-    try:
-        hostfile = parser.parse_known_args(own)[0].hostfile
-    except argparse.ArgumentError:  # DeepSpeed says that better
-        return
-    if hostfile is None:
-        return
-    try:
-        lines = Path(hostfile).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(
-            f"{hostfile}: the host file of the launch command cannot be read: {reason}; DeepSpeed "
-            "would train on this machine alone; correct the path, or leave --hostfile out"
-        ) from None
-    if not any(line.strip() and not line.strip().startswith("#") for line in lines):
-        raise UserError(
-            f"{hostfile}: the host file of the launch command names no host; write lines such as "
-            "`node1 slots=8`, or leave --hostfile out"
-        )
 
 
 def _count(text: str) -> int:

@@ -23,6 +23,7 @@ from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR
 from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.checkpoint.space import require_free_space, required_bytes
 from megaxlm.config.deepspeed import deepspeed_config_of, deepspeed_source
+from megaxlm.config.idle_keys import refuse_idle_run_keys
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.config.zero_rules import LOSSY
 from megaxlm.data.loader import Stream
@@ -89,6 +90,7 @@ def check_run(
         UserError: The first thing that would go wrong, with the key and a value that works.
     """
     run = resolve_run(config)
+    refuse_idle_run_keys(run.config, run_source)
     deepspeed_config = deepspeed_config_of(run.config, processes, run_source)
     stages = _stages(run.config)
     _check_activation_checkpointing(run.config, stages)

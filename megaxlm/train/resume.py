@@ -13,8 +13,10 @@ from typing import Any
 
 from megaxlm.checkpoint.manifest import CHECKPOINTS_DIR
 from megaxlm.checkpoint.reader import CheckpointReader
-from megaxlm.config.pretrain import PretrainConfig
+from megaxlm.config.deepspeed import zero_stage_of
+from megaxlm.config.pretrain import PretrainConfig, ScheduleConfig
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
+from megaxlm.optim.schedules import resolved_decay_steps
 from megaxlm.optim.state import EMA
 from megaxlm.train.callbacks.metrics import METRICS_NAME
 from megaxlm.train.line_file import last_step
@@ -89,9 +91,33 @@ def _check_moments(reader: CheckpointReader, config: PretrainConfig) -> None:
                 )
 
 
+def settings_in_force(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a run with what they leave open filled in as it counts.
+
+    A checkpoint holds them so: the DeepSpeed file that the config names may be another by the next
+    start.
+
+    Args:
+        settings: Of `PretrainConfig`, as JSON holds them.
+    """
+    filled = dict(settings)
+    training = filled.get("training")
+    if training is not None:
+        path = training.get("deepspeed_config")
+        stage = zero_stage_of(training.get("zero_stage"), None if path is None else Path(path))
+        filled["training"] = {**training, "zero_stage": stage}
+    schedule = filled.get("schedule")
+    if training is not None and schedule is not None and schedule.get("name") == "wsd":
+        given = ScheduleConfig(name="wsd", decay_steps=schedule.get("decay_steps"))
+        decay_steps = resolved_decay_steps(given, training["max_steps"])
+        filled["schedule"] = {**schedule, "decay_steps": decay_steps}
+    return filled
+
+
 def changed_settings(saved: Mapping[str, Any], config: PretrainConfig) -> list[str]:
     """Returns `key: old -> new` of each setting that decides what is learnt and has changed."""
-    before, now = _flat(saved), _flat(config.model_dump(mode="json"))
+    before = _flat(settings_in_force(saved))
+    now = _flat(settings_in_force(config.model_dump(mode="json")))
     return [
         f"{key}: {_shown(before[key])} -> {_shown(now[key])}"
         for key in now

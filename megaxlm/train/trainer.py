@@ -44,7 +44,12 @@ from megaxlm.train.engine import StepResult, TrainingEngine
 from megaxlm.train.peak_flops import peak_flops
 from megaxlm.train.prepare import ResolvedRun
 from megaxlm.train.recovery import Recovery
-from megaxlm.train.resume import changed_settings, check_compatible, refuse_silent_restart
+from megaxlm.train.resume import (
+    changed_settings,
+    check_compatible,
+    refuse_silent_restart,
+    settings_in_force,
+)
 from megaxlm.train.watchdog import Watchdog
 
 
@@ -62,6 +67,7 @@ class Trainer:
         config = run.config
         self.run, self.engine, self.place, self.watchdog = run, engine, place, watchdog
         self.config = config
+        self._settings = settings_in_force(config.model_dump(mode="json"))
         self.max_steps = config.training.max_steps
         self.step = 0
         self.device = engine.device
@@ -194,7 +200,7 @@ class Trainer:
             "stream": self.stream_state,
             "callbacks": {callback.name: callback.state_dict() for callback in self.callbacks},
             "model": self.config.model.model_dump(mode="json"),
-            "config": self.config.model_dump(mode="json"),
+            "config": self._settings,
             "tokenizer_sha256": self.run.index.tokenizer_sha256,
             "languages": list(self.run.index.languages),
         }

@@ -195,9 +195,9 @@ def test_first_weights_come_from_the_seed_or_from_init_from(tmp_path: Path) -> N
 
 def test_refusals_are_one_line_on_every_rank(tmp_path: Path) -> None:
     bad = tmp_path / "bad.json"
-    bad.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": "many"}}))
+    bad.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": "many"}}))
     odd = tmp_path / "odd.json"
-    odd.write_text(json.dumps({"seq_parallel_communication_data_type": "fp12"}))
+    odd.write_text(json.dumps({"gradient_allreduce_op": "median"}))
     wider = MaskedLanguageModel(tiny_model_config(hidden_size=32))
     initialize(wider, wider.config, seed=0)
     hf = tmp_path / "hf"
@@ -212,9 +212,9 @@ def test_refusals_are_one_line_on_every_rank(tmp_path: Path) -> None:
     ]
     ranks = run_distributed(first_weights, 2, configs)
     assert ranks[0] == ranks[1]
-    bucket, dtype, batch, shape, missing, good = ranks[0]
+    bucket, operation, batch, shape, missing, good = ranks[0]
     assert f"{bad}: DeepSpeed refuses `reduce_bucket_size`" in bucket
-    assert f"{odd}: DeepSpeed refuses it: Invalid communication_data_type" in dtype
+    assert f"{odd}: DeepSpeed refuses it: Invalid gradient_allreduce_op" in operation
     assert "training.global_batch_size 6 is not a multiple" in batch
     assert str(hf) in shape and "24" in shape and "32" in shape
     assert f"{tmp_path / 'nothing'}: no such folder" in missing

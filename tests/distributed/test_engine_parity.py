@@ -163,7 +163,9 @@ def engine_runs(runs: list[Run]) -> list[dict[str, Any]]:
     for run in runs:
         config = run_config(run)
         raw = builtin_deepspeed_config(run.stage)
-        raw["zero_optimization"].update(SMALL_BUCKETS.get(run.stage, {}) | run.zero)
+        if (run.stage, run.precision) != (1, "bf16"):  # whose optimizer has buckets of its own
+            raw["zero_optimization"].update(SMALL_BUCKETS.get(run.stage, {}))
+        raw["zero_optimization"].update(run.zero)
         deepspeed_config = resolve_deepspeed_config(raw, config, place.world_size)
         initial = InitialWeights(config.model, config.seed)
         engine = TrainingEngine(

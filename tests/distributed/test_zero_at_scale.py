@@ -64,7 +64,8 @@ def config_of(precision: str) -> PretrainConfig:
 def deepspeed_config(preset: str, config: PretrainConfig, ranks: int) -> dict[str, Any]:
     raw = json.loads((PRESETS / f"{preset}.json").read_text())
     zero = raw["zero_optimization"]
-    zero.update({key: value for key, value in SMALL.items() if key in zero})
+    if (preset, config.training.precision) != ("zero1", "bf16"):  # which has buckets of its own
+        zero.update({key: value for key, value in SMALL.items() if key in zero})
     if "zero_hpz_partition_size" in zero:
         zero["zero_hpz_partition_size"] = 2  # two nodes of two
     return resolve_deepspeed_config(raw, config, ranks)

@@ -231,7 +231,15 @@ def test_of_many_ranks_the_one_that_knows_speaks(
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--rows", "0"), ("--seq-len", "4"), ("--limit", "-1"), ("--rows", "inf")]
+    ("option", "value"),
+    [
+        ("--rows", "0"),
+        ("--seq-len", "4"),
+        ("--limit", "-1"),
+        ("--rows", "inf"),
+        ("--rows", "2.5"),
+        ("--limit", "nan"),
+    ],
 )
 def test_a_number_out_of_range_is_a_usage_error(
     option: str, value: str, capfd: pytest.CaptureFixture[str]

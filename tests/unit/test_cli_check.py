@@ -146,6 +146,26 @@ CASES: dict[str, tuple[Part, list[str], Part]] = {
         ["DeepSpeed refuses", "max_live_parameters"],
         ([], {"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 1}}, None),
     ),
+    "decay_steps without the schedule that has them": (
+        (["schedule.decay_steps=4"], None, None),
+        ["run.yaml: schedule.decay_steps 4 does nothing with schedule.name linear", "wsd"],
+        (["schedule.decay_steps=4", "schedule.name=wsd"], None, None),
+    ),
+    "another optimizer's momentum": (
+        (["optimizer.muon_momentum=0.9"], None, None),
+        ["optimizer.muon_momentum 0.9 does nothing with optimizer.name adamw", "delete it"],
+        (["optimizer.muon_momentum=0.9", "optimizer.name=muon"], None, None),
+    ),
+    "a bucket where nothing is reduced": (
+        ([], {"zero_optimization": {"stage": 0, "reduce_bucket_size": 5000}}, None),
+        ["`zero_optimization.reduce_bucket_size` 5000 does nothing at stage 0", "stage 1, 2 or 3"],
+        ([], {"zero_optimization": {"stage": 3, "reduce_bucket_size": 5000}}, None),
+    ),
+    "a key of another stage in a file for several": (
+        (["training.zero_stage=1"], {"zero_optimization": {"stage3_max_live_parameters": 9}}, None),
+        ["`zero_optimization.stage3_max_live_parameters` 9", "use training.zero_stage 3"],
+        (["training.zero_stage=3"], {"zero_optimization": {"stage3_max_live_parameters": 9}}, None),
+    ),
     "apex that is not there": (
         (["optimizer.name=apex_adam"], None, None),
         ["optimizer.name apex_adam", "optimizer.name: adamw"],
@@ -218,6 +238,15 @@ def test_the_summary_is_one_screen_and_nothing_is_written(check: Check, tmp_path
     ):
         assert part in out, out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_processes_are_whole(config: Path, check: Check, capfd: pytest.CaptureFixture[str]) -> None:
+    for given in ("2.5", "0", "1e-3"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["pretrain", str(config), "--check", "--processes", given])
+        assert ended.value.code == 2
+        assert f"--processes: {given} is not a positive whole number" in capfd.readouterr().err
+    assert cli.main(["pretrain", str(config), "--check", "--processes", "2e0"]) == 0
 
 
 def test_processes_are_the_pipelines_where_no_launcher_is(check: Check) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from megaxlm.checkpoint.fragments import Fragment
+from megaxlm.checkpoint.saver import CheckpointSaver
 from megaxlm.checkpoint.writer import CheckpointWriter
 
 
@@ -177,3 +178,30 @@ def make_run(tokenizer_dir, tmp_path) -> Callable[..., Path]:
         return run_dir
 
     return make
+
+
+@pytest.fixture
+def make_saver(thread_ranks, tmp_path):
+    """`make_saver(work, **settings)`: runs `work(rank, saver)` on 2 ranks; also what they said."""
+
+    def run(work, **settings):
+        ranks, said = thread_ranks(2), []
+
+        def on_rank(rank):
+            saver = CheckpointSaver(
+                tmp_path,
+                rank,
+                2,
+                ranks.barrier,
+                ranks.all_ok(rank),
+                say=lambda line: said.append((rank, line)),
+                **settings,
+            )
+            try:
+                return work(rank, saver)
+            finally:
+                saver.close()
+
+        return ranks.run(on_rank), said
+
+    return run

@@ -50,33 +50,6 @@ def gate(monkeypatch):
     return Gate(monkeypatch)
 
 
-@pytest.fixture
-def make_saver(thread_ranks, tmp_path):
-    """`make_saver(work, **settings)`: runs `work(rank, saver)` on 2 ranks; also what they said."""
-
-    def run(work, **settings):
-        ranks, said = thread_ranks(2), []
-
-        def on_rank(rank):
-            saver = CheckpointSaver(
-                tmp_path,
-                rank,
-                2,
-                ranks.barrier,
-                ranks.all_ok(rank),
-                say=lambda line: said.append((rank, line)),
-                **settings,
-            )
-            try:
-                return work(rank, saver)
-            finally:
-                saver.close()
-
-        return ranks.run(on_rank), said
-
-    return run
-
-
 def test_what_is_written_is_the_step_boundary_though_training_goes_on(gate, tmp_path):
     """Byte by byte the checkpoint that a save without a thread writes."""
     weight, moment = torch.randn(50, 70), torch.randn(50, 70).bfloat16()

@@ -84,6 +84,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int, list[str], dict[str,
         ["`pipeline.stages` is set by training.pipeline_stages", "delete it"],
         {"pipeline.stages": None},
     ),
+    "a pipeline's layout without a pipeline": (
+        {"pipeline.stages": 2},
+        {},
+        2,
+        ["`pipeline.stages` is set by training.pipeline_stages", "delete it"],
+        {"pipeline.stages": None},
+    ),
+    "what no pipeline knows": (
+        {"pipeline.bogus": 1},
+        {},
+        2,
+        ["`pipeline.bogus` is a key that DeepSpeed does not know", "delete it"],
+        {"pipeline.bogus": None},
+    ),
     "parameters offloaded below stage 3": (
         {"zero_optimization.stage": 2, "zero_optimization.offload_param": CPU},
         {},
@@ -200,6 +214,20 @@ def test_refused_with_a_value_that_works(name: str) -> None:
     mended = dict(mended)
     training = {**training, **mended.pop("training", {})}
     assert resolve(with_values(raw, mended), training)["train_batch_size"] == 64
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_why_a_pipeline_takes_no_offload_is_said_of_this_model(tied: bool) -> None:
+    raw = {"zero_optimization": {"stage": 1, "offload_optimizer": CPU}}
+    config = run(pipeline_stages=2)
+    model = config.model.model_copy(update={"tie_word_embeddings": tied})
+    with pytest.raises(UserError) as caught:
+        resolve_deepspeed_config(raw, config.model_copy(update={"model": model}), 2)
+    assert "`zero_optimization.offload_optimizer` with training.pipeline_stages 2" in str(
+        caught.value
+    )
+    assert ("tied" in str(caught.value)) is tied
+    assert ("gradient norm of all stages" in str(caught.value)) is not tied
 
 
 def test_a_pipeline_takes_stage_1_by_itself() -> None:

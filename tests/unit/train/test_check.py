@@ -154,6 +154,12 @@ def test_a_disk_without_room_for_a_checkpoint(folder: Path, monkeypatch: Any) ->
     check_before_launch(config, 1)
 
 
+def test_a_system_folder_is_not_called_a_full_disk(folder: Path) -> None:
+    said = refusal(config_of(folder, run_dir="/proc/x"), EXIT_FOUND_WRONG)
+    assert said.startswith("/proc: no file system that keeps data") and "another run_dir" in said
+    assert "make room" not in said
+
+
 def test_a_run_folder_that_cannot_be(folder: Path) -> None:
     (folder / "file").write_text("")
     said = refusal(config_of(folder, run_dir=folder / "file" / "run"))

@@ -15,7 +15,7 @@ from megaxlm.errors import UserError
 from megaxlm.testing.datasets import write_dataset
 from megaxlm.train import run_folder
 from megaxlm.train.callbacks.metrics import METRICS_NAME
-from megaxlm.train.resume import changed_settings, refuse_silent_restart
+from megaxlm.train.resume import changed_settings, refuse_silent_restart, settings_in_force
 
 HOLD = """
 import fcntl, sys
@@ -34,6 +34,7 @@ def dataset(tmp_path: Path) -> Path:
 
 def config_of(run_dir: Path, **settings: Any) -> PretrainConfig:
     training = {"max_steps": 10, "global_batch_size": 8, "micro_batch_size": 4}
+    training |= settings.pop("training", {})
     return PretrainConfig.model_validate(
         {"run_dir": run_dir, "data": {"path": "data"}, "training": training, **settings}
     )
@@ -131,6 +132,36 @@ def test_changed_settings_are_named_with_both_values(tmp_path: Path) -> None:
     changed = changed_settings(saved, now)
     assert [line.split(":")[0] for line in changed] == ["data.sampling_alpha", "objectives"]
     assert changed[0] == "data.sampling_alpha: 0.3 -> 0.7"
+
+
+def test_layouts_are_compared_as_they_count(tmp_path: Path) -> None:
+    """Whether the stage stands in the config or in its DeepSpeed file, or is the built-in one."""
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"stage": 3}}')
+    by_file = {"training": {"deepspeed_config": str(file)}}
+    built_in = config_of(tmp_path).model_dump(mode="json")
+    assert built_in["training"]["zero_stage"] is None
+    assert changed_settings(built_in, config_of(tmp_path, training={"zero_stage": 1})) == []
+    assert changed_settings(built_in, config_of(tmp_path, **by_file)) == [
+        "training.zero_stage: 1 -> 3"
+    ]
+    saved = settings_in_force(config_of(tmp_path, **by_file).model_dump(mode="json"))
+    file.write_text('{"zero_optimization": {"stage": "auto"}}')  # another by the next start
+    assert changed_settings(saved, config_of(tmp_path, **by_file)) == [
+        "training.zero_stage: 3 -> 1"
+    ]
+    assert changed_settings(saved, config_of(tmp_path, training={"zero_stage": 3})) == []
+
+
+def test_a_decay_that_follows_the_length_is_named_when_it_changes(tmp_path: Path) -> None:
+    saved = config_of(tmp_path, schedule={"name": "wsd"}).model_dump(mode="json")
+    now = {"schedule": {"name": "wsd", "decay_steps": 1}}
+    assert changed_settings(saved, config_of(tmp_path, **now)) == []  # a tenth of 10 steps
+    now = {"schedule": {"name": "wsd"}, "training": {"max_steps": 40}}
+    assert changed_settings(saved, config_of(tmp_path, **now)) == [
+        "schedule.decay_steps: 1 -> 4",
+        "training.max_steps: 10 -> 40",
+    ]
 
 
 def test_a_stop_leaves_a_marker_which_the_next_start_removes(tmp_path: Path) -> None:
