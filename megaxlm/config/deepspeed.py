@@ -208,8 +208,10 @@ def _check_keys(config: dict[str, Any], source: str) -> None:
         if _get(config, path) is not None:
             raise UserError(f"{source}: `{path}` {reason}")
     for path, (wrong, reason) in CONTRADICTS.items():
-        if _get(config, path) == wrong:
-            raise UserError(f"{source}: `{path}` is {_shown(wrong)}, which {reason}")
+        value = _get(config, path)
+        # DeepSpeed reads words in any case.
+        if (value.lower() if isinstance(value, str) else value) == wrong:
+            raise UserError(f"{source}: `{path}` is {_shown(value)}, which {reason}")
     zero = config.get("zero_optimization", {})
     for section in ("zero_optimization", "bf16", "data_types", "fp16", "pipeline", *MONITORS):
         if not isinstance(config.get(section, {}), dict):

@@ -198,6 +198,7 @@ def test_the_stage_of_the_file_counts_where_the_run_has_none() -> None:
         ),
         ({"zero_optimization": {"zenflow": {"topk_ratio": 0.1}}}, ["`zero_optimization.zenflow`"]),
         ({"gradient_allreduce_op": "sum"}, ["multiplies the loss by the number of processes"]),
+        ({"gradient_allreduce_op": "SUM"}, ["multiplies the loss by the number of processes"]),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
             ["`zero_optimization.offload_optimizer.device` is nvme", "use cpu"],
