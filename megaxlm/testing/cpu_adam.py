@@ -9,26 +9,31 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from deepspeed.git_version_info import installed_ops
-from deepspeed.ops.op_builder import CPUAdamBuilder
 from torch import Tensor
 from torch.utils import cpp_extension
+
+from megaxlm.train import optimizer
+
+_deepspeed: Any = vars(optimizer)["deepspeed"]  # the trainer alone imports it
+_installed_ops = _deepspeed.git_version_info.installed_ops
+_builder = _deepspeed.ops.op_builder.CPUAdamBuilder
 
 
 def is_compiled() -> bool:
     """Whether DeepSpeed's Adam loads without being compiled first."""
     folder = os.environ.get("TORCH_EXTENSIONS_DIR")
     compiled = Path(folder or cpp_extension.get_default_build_root())
-    return bool(installed_ops["cpu_adam"]) or any(compiled.rglob("cpu_adam.so"))
+    return bool(_installed_ops["cpu_adam"]) or any(compiled.rglob("cpu_adam.so"))
 
 
 def use_stand_in() -> None:
     """Lets this process take the stand-in from now on, unless the kernel is compiled."""
     if not is_compiled():
-        installed_ops["cpu_adam"] = True
-        CPUAdamBuilder.load = lambda self, verbose=True: StandIn()
+        _installed_ops["cpu_adam"] = True
+        _builder.load = lambda self, verbose=True: StandIn()
 
 
 @dataclass

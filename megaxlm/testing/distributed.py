@@ -9,6 +9,7 @@ process itself is gone.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib.util
 import inspect
 import multiprocessing
@@ -247,6 +248,7 @@ def _rank_main(home: str, rank: int, environment: dict[str, str]) -> None:
     with open(Path(home) / f"output-{rank}.txt", "wb") as output, open(os.devnull, "rb") as nothing:
         for file, descriptor in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(file.fileno(), descriptor)
+    faulthandler.enable()  # a crash in native code says where
     code = 1  # others may be gone, and leaving the process group would wait for them
     try:
         _run_rank(Path(home), rank)
