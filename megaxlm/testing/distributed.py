@@ -119,8 +119,13 @@ class Ranks:
         """Returns exit codes, or minus the signal; None of a rank that runs."""
         return [rank.poll() for rank in self._ranks]
 
+    @property
+    def pids(self) -> list[int]:
+        """Process ids in order of rank."""
+        return [rank.pid for rank in self._ranks]
+
     def send_signal(self, rank: int, number: int) -> None:
-        """Sends a signal to one rank."""
+        """Sends a signal to one rank, unless it has ended."""
         self._ranks[rank].send_signal(number)
 
     def said(self, rank: int) -> str:
@@ -200,18 +205,23 @@ class _Rank:
         """Returns the exit code; None while it runs."""
         return self._process.exitcode
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def send_signal(self, number: int) -> None:
         """Sends it a signal, unless it has ended."""
-        if self._process.pid is not None and self.poll() is None:
-            os.kill(self._process.pid, number)
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Ends it with all that it started, by the session it leads."""
-        pid = self._process.pid
-        assert pid is not None
         for kill in (os.killpg, os.kill):  # it may not have come so far as to lead a session
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(pid, signal.SIGKILL)
+                kill(self.pid, signal.SIGKILL)
         self._process.join()
 
 
