@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from megaxlm import cli
 from megaxlm.checkpoint import space
 from megaxlm.data.batch import MicroBatch
 from megaxlm.testing.distributed import Ranks
+from megaxlm.testing.launchers import run_megaxlm
 from megaxlm.train import recovery
 from megaxlm.train.engine import TrainingEngine
 from megaxlm.train.pipeline_engine import PipelineTrainingEngine
@@ -55,8 +55,7 @@ def run_with_faults(plan: str, *arguments: str) -> None:
     for name in ("factors", "full"):
         settings[name] = {int(key): value for key, value in settings.get(name, {}).items()}
     _put_faults(Plan(**settings))
-    sys.argv = ["megaxlm", *arguments]
-    cli.run()
+    run_megaxlm(*arguments)
 
 
 def run_program() -> None:

@@ -59,10 +59,11 @@ def launch_command(launcher: str, *arguments: str, program: str | None = None) -
 
 def start_forked(world_size: int, *arguments: str) -> Ranks:
     """Starts ranks of `megaxlm ARGUMENTS` without a launcher, forked where torch is imported."""
-    return Ranks(_megaxlm, world_size, *arguments)
+    return Ranks(run_megaxlm, world_size, *arguments)
 
 
-def _megaxlm(*arguments: str) -> None:
+def run_megaxlm(*arguments: str) -> None:
+    """Is `megaxlm ARGUMENTS`; ends this process."""
     sys.argv = ["megaxlm", *arguments]
     importlib.import_module("megaxlm.cli").run()
 

@@ -11,8 +11,10 @@ import pytest
 
 from megaxlm.testing.faults import run_program
 from megaxlm.testing.launchers import (
+    START_SECONDS,
     launch_command,
     running,
+    start_forked,
     write_small_config,
     write_small_dataset,
 )
@@ -33,20 +35,23 @@ def final_state(run_dir: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 
 def test_a_killed_rank_changes_nothing_in_the_end(tmp_path: Path) -> None:
     write_small_dataset(tmp_path / "data")
-    states = {}
+    run_dirs = {}
     for name in ("undisturbed", "disturbed"):
         config = tmp_path / f"{name}.yaml"
-        run_dir = write_small_config(config, tmp_path / "data", STEPS, every_steps=5, rows=32)
-        launch = launch_command("deepspeed", "pretrain", str(config))
-        supervise = [sys.executable, "-m", "megaxlm", "supervise", "--backoff", "0", "--"]
-        with running([*supervise, *launch], run_dir) as run:
-            if name == "disturbed":
-                run.wait_for(lambda run=run: run.step() >= 12)  # type: ignore[misc]
-                run.ranks()[1].send_signal(signal.SIGKILL)
-            assert run.wait() == 0, run.said()
-            run.wait_for_none_left(1.0)
-        states[name] = final_state(run_dir)
-        assert (run_dir / "COMPLETED").exists()
+        data = tmp_path / "data"
+        run_dirs[name] = write_small_config(config, data, STEPS, every_steps=5, rows=32)
+    with start_forked(2, "pretrain", str(tmp_path / "undisturbed.yaml")) as ranks:
+        codes, said = ranks.finish(START_SECONDS)
+        assert codes == [0, 0], said
+    launch = launch_command("deepspeed", "pretrain", str(tmp_path / "disturbed.yaml"))
+    supervise = [sys.executable, "-m", "megaxlm", "supervise", "--backoff", "0", "--"]
+    with running([*supervise, *launch], run_dirs["disturbed"]) as run:
+        run.wait_for(lambda: run.step() >= 12)
+        run.ranks()[1].send_signal(signal.SIGKILL)
+        assert run.wait() == 0, run.said()
+        run.wait_for_none_left(1.0)
+    states = {name: final_state(run_dir) for name, run_dir in run_dirs.items()}
+    assert all((run_dir / "COMPLETED").exists() for run_dir in run_dirs.values())
 
     lines = (tmp_path / "disturbed" / "supervise.jsonl").read_text().splitlines()
     ends = [event for event in map(json.loads, lines) if event["event"] == "end"]
