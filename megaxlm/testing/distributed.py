@@ -9,6 +9,7 @@ process itself is gone.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib.util
 import inspect
 import multiprocessing
@@ -27,8 +28,15 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 POLL_SECONDS = 0.02
-# Imported once for all ranks of a test run. Nothing of it starts a thread or reads a rank.
-PRELOADED = ("megaxlm.train.trainer", "megaxlm.train.pipeline_engine")
+# Imported once for all ranks of a test run. Nothing of it starts a thread or reads a rank. The last
+# two are what DeepSpeed imports at its first use; with TorchDynamo it takes as long as the others.
+PRELOADED = (
+    "megaxlm.cli",
+    "megaxlm.train.pretrain",
+    "megaxlm.train.pipeline_engine",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "setuptools",
+)
 
 
 class RankFailedError(AssertionError):
@@ -56,26 +64,115 @@ def run_distributed(
     Raises:
         RankFailedError: A rank failed; all others were killed.
     """
-    with tempfile.TemporaryDirectory(prefix="megaxlm-ranks-") as folder:
-        home = Path(folder)
+    with Ranks(function, world_size, *arguments, env=env) as ranks:
+        ranks.wait_for_success(timeout_seconds)
+        return ranks.results()
+
+
+class Ranks:
+    """Ranks that run, for tests that have a part in how they end; `run_distributed` is the rule.
+
+        with Ranks(function, 2, *arguments) as ranks:
+            ranks.send_signal(1, signal.SIGTERM)
+            codes, said = ranks.finish(120)
+
+    Arguments are those of `run_distributed`. None of them outlives the `with`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        world_size: int,
+        *arguments: Any,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         source = inspect.getsourcefile(function)
         assert source is not None and "<locals>" not in function.__qualname__, function
         assert function.__module__ != "__main__", "ranks would run the starting script again"
+        self._folder = tempfile.TemporaryDirectory(prefix="megaxlm-ranks-")
+        self._home = Path(self._folder.name)
         target = (str(Path(source).resolve()), function.__module__, function.__qualname__)
-        (home / "target.pkl").write_bytes(pickle.dumps(target))
-        (home / "arguments.pkl").write_bytes(pickle.dumps(arguments))
+        (self._home / "target.pkl").write_bytes(pickle.dumps(target))
+        (self._home / "arguments.pkl").write_bytes(pickle.dumps(arguments))
         place = {"WORLD_SIZE": str(world_size), "MASTER_PORT": str(_free_port()), **(env or {})}
-        ranks: list[_Rank] = []
+        self._ranks: list[_Rank] = []
         try:
             for rank in range(world_size):
-                ranks.append(_Rank(home, rank, _environment(rank, place)))
-            _wait(home, ranks, timeout_seconds)
-        finally:
-            for process in ranks:
-                process.kill()
-        return [
-            pickle.loads((home / f"result-{rank}.pkl").read_bytes()) for rank in range(world_size)
-        ]
+                self._ranks.append(_Rank(self._home, rank, _environment(rank, place)))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kills every rank with all that it started."""
+        for rank in self._ranks:
+            rank.kill()
+        self._folder.cleanup()
+
+    def codes(self) -> list[int | None]:
+        """Returns exit codes, or minus the signal; None of a rank that runs."""
+        return [rank.poll() for rank in self._ranks]
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids in order of rank."""
+        return [rank.pid for rank in self._ranks]
+
+    def send_signal(self, rank: int, number: int) -> None:
+        """Sends a signal to one rank, unless it has ended."""
+        self._ranks[rank].send_signal(number)
+
+    def said(self, rank: int) -> str:
+        """Returns what a rank has written on standard output and standard error."""
+        path = self._home / f"output-{rank}.txt"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def finish(self, timeout_seconds: float) -> tuple[list[int], str]:
+        """Returns how each rank ended, and all that was said.
+
+        Raises:
+            RankFailedError: They take longer than that.
+        """
+        self._wait(timeout_seconds, one_is_enough=False)
+        codes = [code for code in self.codes() if code is not None]
+        return codes, "".join(self.said(rank) for rank in range(len(codes)))
+
+    def wait_for_success(self, timeout_seconds: float) -> None:
+        """Returns when all ranks are done.
+
+        Raises:
+            RankFailedError: One failed, or they take longer than that.
+        """
+        self._wait(timeout_seconds, one_is_enough=True)
+        for rank, code in enumerate(self.codes()):
+            if code not in (None, 0):
+                raise RankFailedError(f"rank {rank} ended with {code}\n{self._last(rank)}")
+
+    def results(self) -> list[Any]:
+        """Returns what the function returned on each rank; all are done."""
+        paths = [self._home / f"result-{rank}.pkl" for rank in range(len(self._ranks))]
+        return [pickle.loads(path.read_bytes()) for path in paths]
+
+    def _wait(self, timeout_seconds: float, one_is_enough: bool) -> None:
+        """Returns when all have ended, or one has failed."""
+        deadline = time.monotonic() + timeout_seconds
+        while None in (codes := self.codes()):
+            if one_is_enough and any(codes):
+                return
+            if time.monotonic() > deadline:
+                slow = [rank for rank, code in enumerate(codes) if code is None]
+                outputs = "\n".join(f"rank {rank}:\n{self._last(rank)}" for rank in slow)
+                raise RankFailedError(f"ranks {slow} not done after {timeout_seconds} s\n{outputs}")
+            time.sleep(POLL_SECONDS)
+
+    def _last(self, rank: int) -> str:
+        return self.said(rank)[-6000:]
 
 
 def _free_port() -> int:
@@ -108,13 +205,23 @@ class _Rank:
         """Returns the exit code; None while it runs."""
         return self._process.exitcode
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.kill(self.pid, number)
+
     def kill(self) -> None:
         """Ends it with all that it started, by the session it leads."""
-        pid = self._process.pid
-        assert pid is not None
         for kill in (os.killpg, os.kill):  # it may not have come so far as to lead a session
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(pid, signal.SIGKILL)
+                kill(self.pid, signal.SIGKILL)
         self._process.join()
 
 
@@ -129,26 +236,6 @@ def _environment(rank: int, place: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         **place,
     }
-
-
-def _wait(home: Path, ranks: list[_Rank], timeout_seconds: float) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        codes = [process.poll() for process in ranks]
-        for rank, code in enumerate(codes):
-            if code not in (None, 0):
-                raise RankFailedError(f"rank {rank} ended with {code}\n{_output(home, rank)}")
-        if all(code == 0 for code in codes):
-            return
-        if time.monotonic() > deadline:
-            slow = [rank for rank, code in enumerate(codes) if code is None]
-            outputs = "\n".join(f"rank {rank}:\n{_output(home, rank)}" for rank in slow)
-            raise RankFailedError(f"ranks {slow} not done after {timeout_seconds} s\n{outputs}")
-        time.sleep(POLL_SECONDS)
-
-
-def _output(home: Path, rank: int) -> str:
-    return (home / f"output-{rank}.txt").read_text(errors="replace")[-6000:]
 
 
 def _end_with_parent() -> None:
@@ -171,10 +258,13 @@ def _rank_main(home: str, rank: int, environment: dict[str, str]) -> None:
     with open(Path(home) / f"output-{rank}.txt", "wb") as output, open(os.devnull, "rb") as nothing:
         for file, descriptor in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(file.fileno(), descriptor)
+    faulthandler.enable()  # a crash in native code says where
     code = 1  # others may be gone, and leaving the process group would wait for them
     try:
         _run_rank(Path(home), rank)
         code = 0
+    except SystemExit as ended:  # of a command
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ import numpy as np
 import psutil
 
 from megaxlm.testing.datasets import write_dataset
+from megaxlm.testing.distributed import Ranks
 
 START_SECONDS = 240.0  # for a launcher and its ranks to begin to train on a busy machine
 BIN = Path(sys.executable).parent
@@ -53,6 +55,17 @@ def launch_command(launcher: str, *arguments: str, program: str | None = None) -
     }[launcher]
     started = module if program is None else [program]
     return [str(BIN / launcher), *options, *started, *arguments]
+
+
+def start_forked(world_size: int, *arguments: str) -> Ranks:
+    """Starts ranks of `megaxlm ARGUMENTS` without a launcher, forked where torch is imported."""
+    return Ranks(run_megaxlm, world_size, *arguments)
+
+
+def run_megaxlm(*arguments: str) -> None:
+    """Is `megaxlm ARGUMENTS`; ends this process."""
+    sys.argv = ["megaxlm", *arguments]
+    importlib.import_module("megaxlm.cli").run()
 
 
 def free_port() -> int:

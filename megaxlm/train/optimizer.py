@@ -108,9 +108,23 @@ def _deepspeed_adam(
             f"optimizer.name {DEEPSPEED_ADAM}: DeepSpeed's {where} cannot be built ({reason}); "
             "check it with `ds_report`, or set optimizer.name: adamw"
         ) from None
-    if not on_cpu:
+    if on_cpu:
+        optimizer.register_step_pre_hook(forget_powers)
+    else:
         optimizer.register_step_post_hook(share_step)
     return optimizer
+
+
+def forget_powers(stepping: Optimizer, args: Any, kwargs: Any) -> None:
+    """Makes DeepSpeedCPUAdam compute the powers of its betas anew in this step.
+
+    It would multiply those of the step before by the betas, while the first step after a resume
+    takes powers: they round differently, and a resumed run would not be the unbroken one.
+    """
+    kernel: Any = stepping
+    nothing = [torch.zeros(1) for _ in range(4)]  # parameter, gradient and both moments
+    # Step 1 with a rate, betas and a decay of zero: that other betas were the last is all it does.
+    kernel.ds_opt_adam.adam_update(kernel.opt_id, 1, 0.0, 0.0, 0.0, 1.0, 0.0, True, *nothing)
 
 
 def share_step(stepped: Optimizer, args: Any, kwargs: Any) -> None:

@@ -37,11 +37,16 @@ class Job:
     save_at: int | None = None
     zero: int = 1
     precision: str = "fp32"
+    tied: bool = True
+    lr_decay: float = 1.0  # a layer down, which gives the stages unlike groups of parameters
 
 
-def start_jobs(precision: str) -> list[Job]:
-    """One process trains and saves; every layout loads that and saves it again, untouched."""
-    return [Job(f"one-{precision}", 1, TRAINED, save_at=TRAINED, precision=precision)]
+# One process trains and saves; every layout loads that and saves it again, untouched.
+STARTS = [
+    Job("one-fp32", 1, TRAINED, save_at=TRAINED),
+    Job("one-bf16", 1, TRAINED, save_at=TRAINED, precision="bf16"),
+    Job("one-untied", 1, TRAINED, save_at=TRAINED, tied=False),
+]
 
 
 def layout_jobs(precision: str, layouts: tuple[str, ...]) -> list[Job]:
@@ -63,6 +68,21 @@ def layout_jobs(precision: str, layouts: tuple[str, ...]) -> list[Job]:
 
 LAYOUTS = {"fp32": ("2x2", "4x1", "zero-3"), "bf16": ("2x2",)}
 JOBS = [job for precision, layouts in LAYOUTS.items() for job in layout_jobs(precision, layouts)]
+ON_TWO = [
+    Job(f"{name}-{kind}", stages, TRAINED, f"one-{kind}", TRAINED, zero, tied=kind != "untied")
+    for kind in ("fp32", "untied")
+    for name, stages, zero in (("2x1", 2, 1), ("zero-2", 1, 2), ("zero-3-on-two", 1, 3))
+]
+# From a pipeline to one of other stages: 2x1 to 4x1, which takes a step of its own, to 2x2.
+DECAYS = {"plain": 1.0, "decay": 0.8}
+for kind, decay in DECAYS.items():
+    two, four = f"two-{kind}", f"four-{kind}"
+    ON_TWO.append(Job(two, 2, STEPS, None, TRAINED, lr_decay=decay))
+    JOBS += [
+        Job(f"{four}-untouched", 4, TRAINED + 1, two, TRAINED, lr_decay=decay),
+        Job(four, 4, STEPS, two, TRAINED + 1, lr_decay=decay),
+        Job(f"two-again-{kind}", 2, STEPS, four, TRAINED + 1, lr_decay=decay),
+    ]
 
 
 def job_config(job: Job, changes: dict[str, Any] | None = None) -> PretrainConfig:
@@ -72,8 +92,12 @@ def job_config(job: Job, changes: dict[str, Any] | None = None) -> PretrainConfi
             "run_dir": "unused",
             "seed": 5,
             "data": {"path": "unused", "seq_len": 16},
-            "model": {**model.model_dump(), **(changes or {})},
-            "optimizer": {"lr": 3e-3, "weight_decay": 0.1},
+            "model": {
+                **model.model_dump(),
+                "tie_word_embeddings": job.tied,
+                **(changes or {}),
+            },
+            "optimizer": {"lr": 3e-3, "weight_decay": 0.1, "layer_lr_decay": job.lr_decay},
             "schedule": {"name": "cosine", "warmup_steps": 2},
             "training": {
                 "max_steps": STEPS,
@@ -103,10 +127,24 @@ def engine_of(job: Job, config: PretrainConfig) -> Any:
     return engine
 
 
-def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Returns (loss, gradient norm) by job and step."""
+def settings_of(engine: Any) -> dict[str, Any]:
+    """Returns every field of its group, and what its state is, for each parameter held here."""
+    inner, found = engine._engine.basic_optimizer, {}
+    for piece in engine._fragments._held:
+        group = {key: of for key, of in inner.param_groups[piece.group].items() if key != "params"}
+        state = {
+            key: (str(of.dtype), of.numel() == piece.master.numel())
+            for key, of in inner.state[piece.master].items()
+            if key != "step"
+        }
+        found[piece.name] = (group, state, float(inner.state[piece.master]["step"]))
+    return found
+
+
+def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, Any]:
+    """Returns (loss, gradient norm) by job and step, and the settings behind each step."""
     gc.freeze()  # DeepSpeed collects garbage a dozen times for each bf16 engine
-    records: dict[str, dict[int, tuple[float, float]]] = {}
+    records: dict[str, Any] = {}
     for job in jobs:
         config = job_config(job)
         engine, step = engine_of(job, config), 0
@@ -120,7 +158,7 @@ def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, dict[int, tuple[float, 
         writer = CheckpointWriter(
             folder / job.name, place.rank, place.world_size, reduce.barrier, reduce.all_ok
         )
-        records[job.name] = {}
+        records[job.name], settings = {}, {}
         while True:
             if step == job.save_at:
                 shared = {
@@ -140,6 +178,8 @@ def run_jobs(folder: Path, jobs: list[Job]) -> dict[str, dict[int, tuple[float, 
             assert not result.skipped
             records[job.name][step] = (result.loss, result.grad_norm)
             step += 1
+            settings[step] = settings_of(engine)
+        records[f"{job.name} settings"] = settings
         engine.close(disconnect_ranks=False)
     return records
 
@@ -160,18 +200,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def starts(folder: Path) -> tuple[dict[str, list[dict[int, tuple[float, float]]]], list[str]]:
-    """Steps of every job, by name, on every rank; and what each rank says of another model."""
-    first = start_jobs("fp32") + start_jobs("bf16")
-    (alone,) = run_distributed(run_jobs, 1, folder, first, timeout_seconds=300)
-    ranks = run_distributed(all_in_one_start, 4, folder, JOBS, timeout_seconds=400)
-    found = {job.name: [alone[job.name]] for job in first}
-    found |= {job.name: [steps[job.name] for steps, _ in ranks] for job in JOBS}
-    return found, [message for _, message in ranks]
+def starts(folder: Path) -> tuple[dict[str, list[Any]], list[str]]:
+    """Steps and settings of every job, by name, on every rank; what each says of another model."""
+    alone = run_distributed(run_jobs, 1, folder, STARTS, timeout_seconds=300)
+    two = run_distributed(run_jobs, 2, folder, ON_TWO, timeout_seconds=300)
+    four = run_distributed(all_in_one_start, 4, folder, JOBS, timeout_seconds=500)
+    found = {
+        name: [rank[name] for rank in ranks]
+        for ranks in (alone, two, [records for records, _ in four])
+        for name in ranks[0]
+    }
+    return found, [message for _, message in four]
 
 
 @pytest.fixture(scope="module")
-def records(starts: Any) -> dict[str, list[dict[int, tuple[float, float]]]]:
+def records(starts: Any) -> dict[str, list[Any]]:
     return starts[0]
 
 
@@ -187,14 +230,25 @@ def exported(folder: Path, job: str) -> dict[str, bytes]:
 def test_every_layout_exports_the_same_bytes(records: Any, folder: Path) -> None:
     expected = exported(folder, "one-fp32")
     assert {"model.safetensors", "config.json"} <= expected.keys()
-    for job in ("2x2-fp32", "4x1-fp32", "zero-3-fp32"):
-        assert exported(folder, job) == expected
+    for layout in ("2x2", "4x1", "zero-3", "2x1", "zero-2", "zero-3-on-two"):
+        assert exported(folder, f"{layout}-fp32") == expected, layout
     # They are not equal for want of training.
     untrained = InitialWeights(job_config(Job("one", 1, 0)).model, 5)
     weights = load_weights(folder / "one-fp32").parameters
     for name, value in weights.items():
         first = untrained.read(f"model/{name}", 0, value.numel())
         assert (value.reshape(-1) - first).abs().max() > 1e-5, name
+
+
+def test_every_layout_exports_the_same_bytes_untied(records: Any, folder: Path) -> None:
+    expected = exported(folder, "one-untied")
+    for layout in ("2x1", "zero-2", "zero-3-on-two"):
+        assert exported(folder, f"{layout}-untied") == expected, layout
+    word, decoder = (
+        load_weights(folder / "one-untied").parameters[name]
+        for name in ("embeddings.word.weight", "head.decoder.weight")
+    )
+    assert word.shape == decoder.shape and not torch.equal(word, decoder)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +292,73 @@ def test_pipeline_to_zero_3_to_pipeline_goes_on(
             assert norm == pytest.approx(unbroken[rank][step][1], rel=10 * tolerance)
     losses = [loss for loss, _ in unbroken[0].values()]
     assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.parametrize("kind", DECAYS)
+def test_a_pipeline_goes_on_with_other_stages(records: Any, kind: str) -> None:
+    unbroken = records[f"two-{kind}"][0]
+    losses = [loss for loss, _ in unbroken.values()]
+    assert len(set(losses)) == STEPS
+    for job, first in ((f"four-{kind}", TRAINED), (f"two-again-{kind}", TRAINED + 1)):
+        for steps in records[job]:
+            assert sorted(steps) == list(range(first, STEPS))
+            for step, (loss, norm) in steps.items():
+                rel = 1e-6 if step == first else 1e-5
+                assert loss == pytest.approx(unbroken[step][0], rel=rel), job
+                assert norm == pytest.approx(unbroken[step][1], rel=1e-5), job
+
+
+@pytest.mark.parametrize("kind", DECAYS)
+def test_other_stages_hold_the_same_state(records: Any, folder: Path, kind: str) -> None:
+    """Every tensor that there is, weights and moments, bit for bit."""
+    for source, copy, step in (
+        (f"two-{kind}", f"four-{kind}-untouched", TRAINED),
+        (f"four-{kind}", f"two-again-{kind}", TRAINED + 1),
+    ):
+        name = f"step-{step:08d}"
+        with (
+            CheckpointReader(folder / source / "checkpoints" / name) as expected,
+            CheckpointReader(folder / copy / "checkpoints" / name) as found,
+        ):
+            assert sorted(found.names()) == sorted(expected.names())
+            assert {name.partition("/")[0] for name in found.names()} == {
+                "model",
+                "exp_avg",
+                "exp_avg_sq",
+            }
+            for tensor in expected.names():
+                assert torch.equal(found.full(tensor), expected.full(tensor)), tensor
+
+
+@pytest.mark.parametrize("kind", DECAYS)
+def test_optimizer_groups_of_other_stages_are_the_same_field_by_field(
+    records: Any, kind: str
+) -> None:
+    def by_parameter(job: str, step: int) -> dict[str, Any]:
+        """What all ranks together say of each parameter; those that hold a part of one agree."""
+        whole: dict[str, Any] = {}
+        for settings in records[f"{job} settings"]:
+            for name, of in settings[step].items():
+                assert whole.setdefault(name, of) == of, (job, name)
+        return whole
+
+    compared = [(f"four-{kind}-untouched", TRAINED + 1)]
+    compared += [(f"four-{kind}", step) for step in range(TRAINED + 1, STEPS + 1)]
+    compared += [(f"two-again-{kind}", step) for step in range(TRAINED + 2, STEPS + 1)]
+    for job, step in compared:
+        found, expected = by_parameter(job, step), by_parameter(f"two-{kind}", step)
+        assert found == expected, (job, step)
+        assert {count for _, _, count in found.values()} == {step}
+    group, state, _ = found["layers.0.feed_forward.up.weight"]
+    assert {"lr", "betas", "eps", "weight_decay", "lr_scale", "name", "moments"} <= group.keys()
+    assert state.keys() == {"exp_avg", "exp_avg_sq"}
+    assert all(
+        of == ("torch.float32", True) for _, each, _ in found.values() for of in each.values()
+    )
+    rates = {group["lr"] for group, _, _ in found.values()}
+    # Head, four layers, embeddings.
+    assert len(rates) == (6 if kind == "decay" else 1)
+    assert {group["weight_decay"] for group, _, _ in found.values()} == {0.1, 0.0}
 
 
 def test_checkpoint_of_another_model_is_refused_on_every_stage(starts: Any) -> None:

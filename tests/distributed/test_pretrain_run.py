@@ -1,13 +1,9 @@
-"""`megaxlm pretrain` as a user starts it: two processes, killed, stopped, resumed, contradicted."""
+"""`megaxlm pretrain` on two processes: killed, stopped, resumed, contradicted."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +14,8 @@ import pytest
 
 from megaxlm.data.shards import Shard, read_index
 from megaxlm.testing.datasets import write_dataset
+from megaxlm.testing.distributed import Ranks
+from megaxlm.testing.launchers import start_forked
 
 pytestmark = pytest.mark.distributed
 
@@ -78,47 +76,14 @@ def write_config(folder: Path, name: str, stage: int, extra: str = "") -> Path:
     return path
 
 
-def start(config: Path, *arguments: str, world_size: int = 2) -> list[subprocess.Popen[str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = []
-    for rank in range(world_size):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "DS_ACCELERATOR": "cpu",
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "PYTHONFAULTHANDLER": "1",  # a crash in native code says where
-            **{key: str(value) for key, value in place.items()},
-        }
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "megaxlm", "pretrain", str(config), *arguments],
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    return ranks
+def start(config: Path, *arguments: str) -> Ranks:
+    return start_forked(2, "pretrain", str(config), *arguments)
 
 
-def finish(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], str]:
+def run(config: Path, *arguments: str) -> tuple[list[int], str]:
     """Returns exit codes and everything that was said."""
-    try:
-        said = "".join(rank.communicate(timeout=START_SECONDS)[0] for rank in ranks)
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    return [rank.returncode for rank in ranks], said
-
-
-def run(config: Path, *arguments: str, world_size: int = 2) -> tuple[list[int], str]:
-    return finish(start(config, *arguments, world_size=world_size))
+    with start(config, *arguments) as ranks:
+        return ranks.finish(START_SECONDS)
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -133,11 +98,10 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [line for line in found if "loss" in line]
 
 
-def wait_for(condition: Callable[[], bool], ranks: list[subprocess.Popen[str]]) -> None:
+def wait_for(condition: Callable[[], bool], ranks: Ranks) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not condition():
-        dead = [rank.poll() for rank in ranks]
-        assert dead == [None] * len(ranks), finish(ranks)
+        assert set(ranks.codes()) == {None}, ranks.finish(START_SECONDS)
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.005)
 
@@ -165,11 +129,11 @@ def test_killed_and_resumed_is_digit_for_digit_the_unbroken_run(folder: Path, st
 
     broken = write_config(folder, f"broken-{stage}", stage)
     run_dir = folder / f"broken-{stage}"
-    ranks = start(broken)
-    wait_for(lambda: len(metrics(run_dir)) >= 5, ranks)
-    for rank in ranks:
-        rank.send_signal(signal.SIGKILL)
-    codes, said = finish(ranks)
+    with start(broken) as ranks:
+        wait_for(lambda: len(metrics(run_dir)) >= 5, ranks)
+        for rank in (0, 1):
+            ranks.send_signal(rank, signal.SIGKILL)
+        codes, said = ranks.finish(START_SECONDS)
     assert codes == [-signal.SIGKILL] * 2, said
     assert not (run_dir / "COMPLETED").exists()
 
@@ -196,10 +160,10 @@ def test_killed_and_resumed_is_digit_for_digit_the_unbroken_run(folder: Path, st
 def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(folder: Path) -> None:
     config = write_config(folder, "stopped", 1)
     run_dir = folder / "stopped"
-    ranks = start(config, "--set", "training.max_steps=5000")
-    wait_for(lambda: len(metrics(run_dir)) >= 4, ranks)
-    ranks[1].send_signal(signal.SIGTERM)
-    codes, said = finish(ranks)
+    with start(config, "--set", "training.max_steps=5000") as ranks:
+        wait_for(lambda: len(metrics(run_dir)) >= 4, ranks)
+        ranks.send_signal(1, signal.SIGTERM)
+        codes, said = ranks.finish(START_SECONDS)
     assert codes == [75, 75], said
     stopped_at = metrics(run_dir)[-1]["step"]
     assert f"stopped on request at step {stopped_at}" in said

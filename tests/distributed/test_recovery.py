@@ -1,15 +1,11 @@
 """Steps that are not finite, losses that jump, kills and other layouts: which rows train the model.
 
-Faults are put into the rows of real runs by a small script that changes what the engine is given
-and then is `megaxlm pretrain`.
+Faults are put into the rows of real runs of `megaxlm pretrain`, whose ranks are forked processes.
 """
 
 import json
-import os
+import math
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,14 @@ import torch
 
 from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.testing.datasets import write_dataset
+from megaxlm.testing.faults import Plan, start_with_faults
 
 pytestmark = pytest.mark.distributed
 
 STEPS = 14
 ROWS = 8  # of a global batch: rank 1 computes rows 2, 3, 6, 7
 SECONDS = 300
+NAN = math.nan
 CONFIG = """\
 run_dir: {run_dir}
 seed: 5
@@ -39,125 +37,19 @@ faults: {{spike_window: 8}}
 logging: {{every_steps: 1, tensorboard: false}}
 evaluation: {{max_rows_per_language: 2}}
 """
-RUNNER = """\
-import collections, dataclasses, json, os, signal, sys
-
-from megaxlm import cli
-from megaxlm.checkpoint import space
-from megaxlm.train.engine import TrainingEngine
-from megaxlm.train.pipeline_engine import PipelineTrainingEngine
-from megaxlm.train import recovery
-from megaxlm.train.recovery import Recovery
-from megaxlm.train.trainer import Trainer
-
-plan = json.loads(sys.argv.pop(1))
-factors = {int(row): float(factor) for row, factor in plan.get("factors", {}).items()}
-full = collections.Counter(plan.get("full", {}))  # how often the disk is, by step to be saved
-disk_usage = space.shutil.disk_usage
-calls = 0
-roll_back, take_step = Recovery.roll_back, Trainer._take_step
-
-
-def broken(batch):
-    found = [factors[row] for row in batch.row_ids.tolist() if row in factors]
-    weight = batch.target_weight * found[0] if found else batch.target_weight
-    return dataclasses.replace(batch, target_weight=weight)
-
-
-def with_faults(train_step):
-    def step(self, batches, lr):
-        global calls
-        calls += 1
-        if calls in plan.get("calls", [calls]):
-            batches = [broken(batch) for batch in batches]
-        return train_step(self, batches, lr)
-
-    return step
-
-
-def free_bytes(folder):
-    step = folder.name.partition(".")[0].removeprefix("step-").lstrip("0")
-    full[step] -= 1
-    return disk_usage(folder)._replace(free=0) if full[step] >= 0 else disk_usage(folder)
-
-
-def roll_back_and_die(self, *arguments):
-    roll_back(self, *arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def step_that_is_noted(self):
-    step = self.step + 1
-    if plan.get("stop_at") == step:
-        os.kill(os.getpid(), signal.SIGTERM)
-    given = []
-    next_global_batch = self._next_global_batch
-    self._next_global_batch = lambda: given.append(next_global_batch()) or given[0]
-    take_step(self)
-    del self._next_global_batch
-    rows = [row for batch in given[0][0] for row in batch.row_ids.tolist()]
-    with open(f"{self.run_dir}/rows-{self.world_size}-{self.rank}.jsonl", "a") as file:
-        file.write(json.dumps([step, rows]) + "\\n")
-    if plan.get("die_after") == step:
-        self.saver.wait()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-space.shutil.disk_usage = free_bytes
-for kind in (TrainingEngine, PipelineTrainingEngine):
-    kind.train_step = with_faults(kind.train_step)
-Trainer._take_step = step_that_is_noted
-if plan.get("die_on_rollback") == "after":
-    Recovery.roll_back = roll_back_and_die
-elif plan.get("die_on_rollback") == "dropping":  # rank 0 drops what comes later
-    recovery.drop_later_checkpoints = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-elif plan.get("die_on_rollback") == "dropped":
-    drop = recovery.drop_later_checkpoints
-    recovery.drop_later_checkpoints = lambda *of: drop(*of) or os.kill(os.getpid(), signal.SIGKILL)
-sys.argv[0] = "megaxlm"
-cli.run()
-"""
 
 
 def pretrain(
     folder: Path, name: str, *overrides: str, world_size: int = 2, **plan: Any
 ) -> tuple[list[int], str]:
     """Runs `megaxlm pretrain` on real processes; returns exit codes and all that was said."""
-    (folder / "runner.py").write_text(RUNNER)
     config = folder / f"{name}.yaml"
     config.write_text(CONFIG.format(run_dir=folder / name, data=folder / "data", steps=STEPS))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, str(folder / "runner.py"), json.dumps(plan), "pretrain", str(config)]
-    ranks = [
-        subprocess.Popen(
-            [*command, *(("--set", *overrides) if overrides else ())],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                "DS_ACCELERATOR": "cpu",
-                "OMP_NUM_THREADS": "1",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        said = "".join(rank.communicate(timeout=SECONDS)[0] for rank in ranks)
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
+    settings = ("--set", *overrides) if overrides else ()
+    with start_with_faults(Plan(**plan), world_size, "pretrain", str(config), *settings) as ranks:
+        codes, said = ranks.finish(SECONDS)
     assert "Traceback" not in said, said
-    return [process.returncode for process in ranks], said
+    return codes, said
 
 
 def weights(run_dir: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
@@ -207,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_fault_that_passes_leaves_no_trace_but_a_line(folder: Path) -> None:
-    codes, said = pretrain(folder, "transient", calls=[4], factors={of_step(4)[2]: "nan"})
+    codes, said = pretrain(folder, "transient", calls=[4], factors={of_step(4)[2]: NAN})
     assert codes == [0, 0], said
     assert same(weights(folder / "transient"), weights(folder / "clean"))
     assert losses(folder / "transient") == losses(folder / "clean")
@@ -219,7 +111,9 @@ def test_a_fault_that_passes_leaves_no_trace_but_a_line(folder: Path) -> None:
 
 
 def test_one_bad_step_counts_and_updates_nothing(folder: Path) -> None:
-    codes, said = pretrain(folder, "single", "training.max_steps=3", factors={of_step(2)[3]: "inf"})
+    codes, said = pretrain(
+        folder, "single", "training.max_steps=3", factors={of_step(2)[3]: math.inf}
+    )
     assert codes == [0, 0], said
     (incident,) = incidents(folder / "single")
     assert incident["action"] == "not_updated" and incident["row_ids"] == of_step(2)
@@ -241,7 +135,7 @@ def test_one_bad_step_counts_and_updates_nothing(folder: Path) -> None:
 def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
     """Three steps that are not finite, a kill right after the rollback, and a spike at the end."""
     # After the first rollback rows 24 to 55 are left out: step 12 has rows 120 to 127.
-    faults = {of_step(5)[2]: "nan", of_step(6)[3]: "inf", of_step(7)[6]: "nan", 122: "1000"}
+    faults = {of_step(5)[2]: NAN, of_step(6)[3]: math.inf, of_step(7)[6]: NAN, 122: 1000.0}
     run_dir = folder / "faulty"
     codes, said = pretrain(folder, "faulty", factors=faults, die_on_rollback="dropping")
     assert codes[0] == -signal.SIGKILL and codes[1] != 0, said
@@ -290,7 +184,7 @@ def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
 def test_a_kill_between_what_a_rollback_drops_and_its_line_lets_it_happen_again(
     folder: Path,
 ) -> None:
-    faults = {of_step(5)[2]: "nan", of_step(6)[3]: "inf", of_step(7)[6]: "nan"}
+    faults = {of_step(5)[2]: NAN, of_step(6)[3]: math.inf, of_step(7)[6]: NAN}
     run_dir = folder / "dropped"
     codes, said = pretrain(folder, "dropped", factors=faults, die_on_rollback="dropped")
     assert codes[0] == -signal.SIGKILL and codes[1] != 0, said
@@ -313,7 +207,7 @@ def test_a_kill_between_what_a_rollback_drops_and_its_line_lets_it_happen_again(
 
 def test_a_run_that_cannot_recover_ends_with_one_line(folder: Path) -> None:
     """On two pipeline stages, of which only the last sees that something is wrong."""
-    every = {row: "nan" for row in range(1000)}
+    every = {row: NAN for row in range(1000)}
     overrides = ("training.pipeline_stages=2", "faults.max_rollbacks=1")
     codes, said = pretrain(folder, "hopeless", *overrides, factors=every)
     assert codes == [1, 1], said
@@ -362,15 +256,13 @@ def test_no_row_is_repeated_or_lost_where_layout_and_batch_change(folder: Path) 
 def test_a_full_disk_costs_a_checkpoint_and_at_the_end_the_exit_code(folder: Path) -> None:
     overrides = ("training.max_steps=8", "checkpoint.every_steps=3")
     run_dir = folder / "full"
-    codes, said = pretrain(
-        folder, "full", *overrides, world_size=1, full={"3": 1, "6": 1}, stop_at=6
-    )
+    codes, said = pretrain(folder, "full", *overrides, world_size=1, full={3: 1, 6: 1}, stop_at=6)
     # Step 3 is not tried again; step 6 is, because the run has to stop there.
     assert codes == [75], said
     assert said.count("training goes on") == 2 and "stopped on request at step 6" in said
     assert sorted(of.name for of in (run_dir / "checkpoints").glob("step-*")) == ["step-00000006"]
 
-    codes, said = pretrain(folder, "full", *overrides, world_size=1, full={"8": 9})
+    codes, said = pretrain(folder, "full", *overrides, world_size=1, full={8: 9})
     assert codes == [1], said
     errors = [line for line in said.splitlines() if "error:" in line]
     assert len(errors) == 1 and "a checkpoint needs" in errors[0]

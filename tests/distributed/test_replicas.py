@@ -1,5 +1,7 @@
 """One flipped bit in the weights of one of two ranks stops both; without it they go on."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +13,13 @@ from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.distributed import environment
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 from megaxlm.testing.distributed import run_distributed
+from megaxlm.testing.faults import run_program
+from megaxlm.testing.launchers import (
+    launch_command,
+    running,
+    write_small_config,
+    write_small_dataset,
+)
 from megaxlm.testing.models import random_micro_batch, tiny_model_config
 from megaxlm.train.initial_weights import InitialWeights
 
@@ -141,3 +150,28 @@ def test_tied_embeddings_of_a_pipeline_are_compared() -> None:
 def test_stages_that_share_nothing_are_not_compared() -> None:
     for well, later in run_distributed(train_pipeline_and_flip, 2, False, timeout_seconds=200):
         assert well == ("", 0) and later == ("", 0)
+
+
+def test_a_run_whose_replicas_drift_apart_ends_before_it_saves_them(tmp_path: Path) -> None:
+    """The command itself: checked every two steps, one weight of rank 1 is another after step 4."""
+    write_small_dataset(tmp_path / "data")
+    config = tmp_path / "run.yaml"
+    run_dir = write_small_config(config, tmp_path / "data", 200, every_steps=3)
+    plan = json.dumps({"drift_at": 4, "rank": 1})
+    # At stage 0: with partitions, the next update overwrites one rank's odd weight.
+    settings = ["--set", "faults.replica_check_steps=2", "training.zero_stage=0"]
+    command = launch_command("torchrun", plan, "pretrain", str(config), *settings, program=__file__)
+    with running(command, run_dir) as run:
+        assert run.wait() == EXIT_FOUND_WRONG, run.said()
+        run.wait_for_none_left(30)
+    errors = [line for line in run.said().splitlines() if line.startswith("megaxlm: error:")]
+    assert len(errors) == 1, run.said()
+    assert "must be equal differ at step 6" in errors[0] and "ranks 0 and 1" in errors[0]
+    assert "embeddings.word.weight" in errors[0]
+    saved = [path.name for path in (run_dir / "checkpoints").glob("step-*")]
+    assert saved == ["step-00000003"]
+    assert not (run_dir / "COMPLETED").exists() and not (run_dir / "STOPPED").exists()
+
+
+if __name__ == "__main__":
+    run_program()

@@ -1,15 +1,10 @@
-"""A stop that is asked for before or in an evaluation does not wait for it, and loses none of it.
-
-This file is also the program that the launcher starts: it signals rank 1 in an evaluation, for
-real, and is otherwise the command itself.
-"""
+"""A stop asked for before or in an evaluation does not wait for it, and loses none of it."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,13 @@ import numpy as np
 import pytest
 
 from megaxlm.testing.datasets import write_dataset
-from megaxlm.testing.launchers import BIN, running, write_small_config
+from megaxlm.testing.distributed import Ranks
+from megaxlm.testing.launchers import (
+    START_SECONDS,
+    run_megaxlm,
+    start_forked,
+    write_small_config,
+)
 
 pytestmark = pytest.mark.distributed
 
@@ -25,8 +26,8 @@ STEPS = 4
 LANGUAGES = ("de", "en", "fr")
 
 
-def signal_in_evaluation(step: int) -> None:
-    """Makes this process ask for a stop in the first language of the evaluation of a step."""
+def signal_in_evaluation(step: int, *command: str) -> None:
+    """Is the command; rank 1 gets SIGTERM in the first language of the evaluation of a step."""
     from megaxlm.evaluation import perplexity
     from megaxlm.train.trainer import Trainer
 
@@ -40,7 +41,7 @@ def signal_in_evaluation(step: int) -> None:
 
     def signalled(*arguments: Any) -> Any:
         nonlocal step
-        if at == step:
+        if at == step and os.environ["RANK"] == "1":
             step = -1
             os.kill(os.getpid(), signal.SIGTERM)
         print(f"measured at {at}", flush=True)
@@ -48,6 +49,7 @@ def signal_in_evaluation(step: int) -> None:
 
     Trainer._take_step = counted  # type: ignore[method-assign]
     perplexity._loss_sum = signalled
+    run_megaxlm(*command)
 
 
 def test_the_resumed_run_does_what_a_stop_has_cut_off(tmp_path: Path) -> None:
@@ -59,28 +61,19 @@ def test_the_resumed_run_does_what_a_stop_has_cut_off(tmp_path: Path) -> None:
     for name in ("unbroken", "stopped"):
         config = tmp_path / f"{name}.yaml"
         run_dir = write_small_config(config, tmp_path / "data", STEPS, every_steps=100)
-        more = ["pretrain", str(config), "--set", "evaluation.every_steps=2"]
-        launch = [str(BIN / "mpiexec"), "-n", "2", sys.executable, __file__]
+        command = ("pretrain", str(config), "--set", "evaluation.every_steps=2")
         if name == "stopped":
-            with running([*launch, "2", *more], run_dir) as run:
-                assert run.wait() == 75, run.said()
-                assert "stopped on request at step 2" in run.said()
+            with Ranks(signal_in_evaluation, 2, 2, *command) as ranks:
+                codes, said = ranks.finish(START_SECONDS)
+                assert codes == [75, 75] and "stopped on request at step 2" in said, said
                 # 4 rows of a language are 2 micro-batches for each rank; the others were left out.
-                assert run.said().count("measured at 2") == 2 * 2, run.said()
+                assert said.count("measured at 2") == 2 * 2, said
             assert not (run_dir / "checkpoints" / "step-00000003").exists()
-        with running([*launch, "-1", *more], run_dir) as run:
-            assert run.wait() == 0, run.said()
+        with start_forked(2, *command) as ranks:
+            codes, said = ranks.finish(START_SECONDS)
+            assert codes == [0, 0], said
         panels[name] = json.loads((run_dir / "evaluation.json").read_text())
         for entry in panels[name]:
             entry.pop("model")  # the folder's name
     assert [entry["step"] for entry in panels["stopped"]] == [0, 2, STEPS]
     assert panels["stopped"] == panels["unbroken"]
-
-
-if __name__ == "__main__":
-    rank = next(os.environ[name] for name in ("RANK", "PMI_RANK") if name in os.environ)
-    chosen = int(sys.argv.pop(1))
-    signal_in_evaluation(chosen if rank == "1" else -1)
-    from megaxlm.cli import run as megaxlm
-
-    megaxlm()

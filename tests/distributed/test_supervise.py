@@ -9,9 +9,12 @@ from typing import Any
 import psutil
 import pytest
 
+from megaxlm.testing.faults import run_program
 from megaxlm.testing.launchers import (
+    START_SECONDS,
     launch_command,
     running,
+    start_forked,
     write_small_config,
     write_small_dataset,
 )
@@ -32,20 +35,23 @@ def final_state(run_dir: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 
 def test_a_killed_rank_changes_nothing_in_the_end(tmp_path: Path) -> None:
     write_small_dataset(tmp_path / "data")
-    states = {}
+    run_dirs = {}
     for name in ("undisturbed", "disturbed"):
         config = tmp_path / f"{name}.yaml"
-        run_dir = write_small_config(config, tmp_path / "data", STEPS, every_steps=5, rows=32)
-        launch = launch_command("deepspeed", "pretrain", str(config))
-        supervise = [sys.executable, "-m", "megaxlm", "supervise", "--backoff", "0", "--"]
-        with running([*supervise, *launch], run_dir) as run:
-            if name == "disturbed":
-                run.wait_for(lambda run=run: run.step() >= 12)  # type: ignore[misc]
-                run.ranks()[1].send_signal(signal.SIGKILL)
-            assert run.wait() == 0, run.said()
-            run.wait_for_none_left(1.0)
-        states[name] = final_state(run_dir)
-        assert (run_dir / "COMPLETED").exists()
+        data = tmp_path / "data"
+        run_dirs[name] = write_small_config(config, data, STEPS, every_steps=5, rows=32)
+    with start_forked(2, "pretrain", str(tmp_path / "undisturbed.yaml")) as ranks:
+        codes, said = ranks.finish(START_SECONDS)
+        assert codes == [0, 0], said
+    launch = launch_command("deepspeed", "pretrain", str(tmp_path / "disturbed.yaml"))
+    supervise = [sys.executable, "-m", "megaxlm", "supervise", "--backoff", "0", "--"]
+    with running([*supervise, *launch], run_dirs["disturbed"]) as run:
+        run.wait_for(lambda: run.step() >= 12)
+        run.ranks()[1].send_signal(signal.SIGKILL)
+        assert run.wait() == 0, run.said()
+        run.wait_for_none_left(1.0)
+    states = {name: final_state(run_dir) for name, run_dir in run_dirs.items()}
+    assert all((run_dir / "COMPLETED").exists() for run_dir in run_dirs.values())
 
     lines = (tmp_path / "disturbed" / "supervise.jsonl").read_text().splitlines()
     ends = [event for event in map(json.loads, lines) if event["event"] == "end"]
@@ -102,3 +108,33 @@ def test_a_stop_whose_save_fails_is_not_called_resumable(tmp_path: Path) -> None
         step = run.step()
     assert f"step {step} was not saved; the newest checkpoint is of step 0" in run.said()
     assert not (run_dir / "STOPPED").exists() and "stopped on request" not in run.said()
+
+
+def test_a_rank_that_is_stopped_and_cannot_save_has_crashed(tmp_path: Path) -> None:
+    """SIGTERM to a rank, not to the supervisor, and a disk that is full just then."""
+    write_small_dataset(tmp_path / "data")
+    config = tmp_path / "run.yaml"
+    run_dir = write_small_config(config, tmp_path / "data", 9, every_steps=4)
+    # Rank 0 looks for room. Its disk is full whenever this step is to be saved in the first start.
+    faults = {"stop_at": 6, "full": {6: 99}, "rank": 0, "until": str(tmp_path / "first")}
+    arguments = [json.dumps(faults), "pretrain", str(config)]
+    launch = launch_command("torchrun", *arguments, program=__file__)
+    supervise = [sys.executable, "-m", "megaxlm", "supervise", "--backoff", "0", "--"]
+    with running([*supervise, *launch], run_dir) as run:
+        assert run.wait() == 0, run.said()
+        run.wait_for_none_left(1.0)
+    said = run.said()
+    assert "a checkpoint needs" in said and "stopped on request" not in said
+    lines = list(map(json.loads, (run_dir / "supervise.jsonl").read_text().splitlines()))
+    ends = [event for event in lines if event["event"] == "end"]
+    assert [(end["code"], end["stopped"], end["completed"]) for end in ends] == [
+        (1, False, False),
+        (0, False, True),
+    ]
+    assert ends[0]["checkpoint_step"] == 4 and "step-00000004 at step 4 of 9" in said
+    assert [event["exit_code"] for event in lines if event["event"] == "exit"] == [0]
+    assert not (run_dir / "STOPPED").exists() and (run_dir / "COMPLETED").exists()
+
+
+if __name__ == "__main__":
+    run_program()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from megaxlm.testing import distributed
 
 pytestmark = pytest.mark.distributed
 
@@ -59,44 +57,13 @@ def rank_main(scenario: str, run_dir: Path) -> None:
                 time.sleep(0.1)
 
 
-class Ranks:
+class Ranks(distributed.Ranks):
     """The processes of one scenario."""
 
     def __init__(self, scenario: str, run_dir: Path, world_size: int) -> None:
         run_dir.mkdir(exist_ok=True)
         self.run_dir = run_dir
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.processes = []
-        for rank in range(world_size):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
-            env = {
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-                **{key: str(value) for key, value in place.items()},
-            }
-            with (run_dir / f"output-{rank}").open("wb") as output:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, __file__, scenario, str(run_dir)],
-                        env=env,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        self.pids = [process.pid for process in self.processes]
-
-    def __enter__(self) -> Ranks:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
+        super().__init__(rank_main, world_size, scenario, run_dir)
 
     def step(self, rank: int = 0) -> int:
         path = self.run_dir / f"rank-{rank}"
@@ -106,35 +73,34 @@ class Ranks:
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, self.said()
+            assert time.monotonic() < deadline, self.all_said()
             time.sleep(0.01)
 
     def wait_for_step(self, step: int) -> None:
         def reached() -> bool:
-            assert all(process.poll() is None for process in self.processes), self.said()
-            return all(self.step(rank) >= step for rank in range(len(self.processes)))
+            assert set(self.codes()) == {None}, self.all_said()
+            return all(self.step(rank) >= step for rank in range(len(self.pids)))
 
         self.wait_for(reached)
         time.sleep(1.5)  # for a beat to tell of it
 
     def signal(self, number: int, *ranks: int) -> None:
-        for rank in ranks or range(len(self.processes)):
-            self.processes[rank].send_signal(number)
+        for rank in ranks or range(len(self.pids)):
+            self.send_signal(rank, number)
 
     def wait(self) -> tuple[list[int], float]:
         """Returns exit codes and the seconds until all processes were gone."""
         begin = time.monotonic()
-        codes = [process.wait(PATIENCE) for process in self.processes]
+        codes, _ = self.finish(PATIENCE)
         return codes, time.monotonic() - begin
 
-    def said(self) -> str:
-        paths = [self.run_dir / f"output-{rank}" for rank in range(len(self.processes))]
-        return "".join(path.read_text(errors="replace") for path in paths)
+    def all_said(self) -> str:
+        return "".join(self.said(rank) for rank in range(len(self.pids)))
 
     def line(self) -> str:
         """Returns the only line about the end of the run."""
-        lines = [line for line in self.said().splitlines() if "megaxlm: error:" in line]
-        assert len(lines) == 1, self.said()
+        lines = [line for line in self.all_said().splitlines() if "megaxlm: error:" in line]
+        assert len(lines) == 1, self.all_said()
         return lines[0]
 
     def stacks(self, rank: int) -> str:
@@ -183,7 +149,7 @@ def test_a_rank_that_keeps_the_interpreter_lock_is_named_with_its_own_stacks(
 ) -> None:
     with Ranks("hang", tmp_path / "run", 2) as ranks:
         codes, _ = ranks.wait()
-        assert codes == [1, -signal.SIGKILL], ranks.said()
+        assert codes == [1, -signal.SIGKILL], ranks.all_said()
         assert "rank 1 (" in ranks.line() and "last in step 20" in ranks.line()
         assert "in match" in ranks.stacks(1) and "rank_main" in ranks.stacks(1)
         assert "rank_main" in ranks.stacks(0)
@@ -204,7 +170,7 @@ def test_a_rank_that_fails_takes_those_with_it_that_wait(tmp_path: Path) -> None
         codes, seconds = ranks.wait()
         assert codes == [1, 1] and seconds < PATIENCE
         assert "rank 1 (" in ranks.line() and "failed, last in step 20" in ranks.line()
-        assert "ValueError: of its own" in ranks.said()
+        assert "ValueError: of its own" in ranks.all_said()
 
 
 def test_a_short_stop_and_a_suspended_job_are_no_fault_and_the_end_is_quiet(
@@ -219,10 +185,10 @@ def test_a_short_stop_and_a_suspended_job_are_no_fault_and_the_end_is_quiet(
         time.sleep(2.5 * HEARTBEAT)
         ranks.signal(signal.SIGCONT)
         ranks.wait_for_step(ranks.step() + 200)  # longer than a verdict would have taken
-        assert "megaxlm" not in ranks.said()
+        assert "megaxlm" not in ranks.all_said()
     with Ranks("end", tmp_path / "end", 2) as ranks:
         codes, _ = ranks.wait()
-        assert codes == [0, 0] and not ranks.said()
+        assert codes == [0, 0] and not ranks.all_said()
         assert not (tmp_path / "end" / "stacks").exists()
 
 
@@ -233,7 +199,3 @@ def test_a_rank_stopped_when_the_others_have_ended_is_still_named(tmp_path: Path
         codes, _ = ranks.wait()
         assert codes == [1, -signal.SIGKILL]
         assert "rank 1 (" in ranks.line() and "has not answered" in ranks.line()
-
-
-if __name__ == "__main__":
-    rank_main(sys.argv[1], Path(sys.argv[2]))

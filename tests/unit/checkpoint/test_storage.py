@@ -16,6 +16,7 @@ from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.checkpoint.retention import select_resume
 from megaxlm.checkpoint.saver import CheckpointSaver
 from megaxlm.checkpoint.storage import TRANSIENT_ERRNOS, Patience, StorageError, is_transient
+from megaxlm.config.pretrain import CheckpointConfig
 from megaxlm.errors import CorruptDataError, UserError
 
 PATH_CALLS = ("open", "mkdir", "rename", "replace", "unlink", "rmdir", "listdir", "stat", "lstat")
@@ -144,6 +145,48 @@ def test_a_save_gets_over_a_lost_file_system_at_any_operation(disk, tmp_path, co
         at += 1
     assert at > 30 and tried_again > 20
     assert kinds >= {"open", "write", "fsync", "mkdir", "rename", "listdir", "rmdir"}
+
+
+def lost_for(seconds, monkeypatch, folder):
+    """A file system that is away from now on, on a clock that sleeping alone moves."""
+    disk, clock = FaultyDisk(monkeypatch, folder), [0.0]
+
+    def sleep(pause):
+        clock[0] += pause
+        if clock[0] >= seconds:
+            disk.disarm()
+
+    monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(storage.time, "sleep", sleep)
+    return disk, clock
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize(("seconds", "waited_for"), [(60, True), (119, True), (121, False)])
+def test_the_default_patience_outlasts_a_minute(monkeypatch, tmp_path, seconds, waited_for, code):
+    settings = CheckpointConfig()
+    saver = CheckpointSaver(tmp_path, retry_seconds=settings.retry_seconds, keep_last=9)
+    saver.save_now(1, fragments(1), {}, {})
+    for step, asynchronous in ((2, True), (3, False)):
+        saver._asynchronous = asynchronous
+        with monkeypatch.context() as patches:
+            disk, clock = lost_for(seconds, patches, tmp_path)
+            disk.arm(3, code, times=10**6)
+            saver.save(step, fragments(step), {}, {})
+            saver.wait()
+            assert disk.hits and clock[0] == pytest.approx(min(seconds, 120), abs=10)
+        assert (saver.saved_step == step) == (saver.last_failure is None) == waited_for
+    with monkeypatch.context() as patches:
+        disk, clock = lost_for(seconds, patches, tmp_path)
+        disk.arm(1, code, times=10**6)
+        if waited_for:
+            chosen = select_resume(tmp_path, retry_seconds=settings.retry_seconds)
+            assert chosen.notice is None and chosen.path.name == "step-00000003"
+        else:
+            with pytest.raises(UserError, match=os.strerror(code)):
+                select_resume(tmp_path, retry_seconds=settings.retry_seconds)
+        assert disk.hits and clock[0] == pytest.approx(min(seconds, 120), abs=10)
+    saver.close()
 
 
 @pytest.mark.parametrize("code", NOT_TRANSIENT)

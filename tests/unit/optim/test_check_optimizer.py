@@ -1,21 +1,19 @@
 """Which optimizers are refused with which layout, and on which machine."""
 
-import os
 import shutil
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import deepspeed
 import pytest
 import torch
-import torch.utils.cpp_extension
 from deepspeed.git_version_info import installed_ops
 
 from megaxlm.config.pretrain import OptimizerConfig, PretrainConfig
 from megaxlm.errors import UserError
 from megaxlm.optim.param_groups import parameter_groups
 from megaxlm.optim.state import moment_names, reset_state, step_count
+from megaxlm.testing import cpu_adam
 from megaxlm.testing.models import tiny_model_config
 from megaxlm.train.optimizer import build_optimizer, check_optimizer, share_step
 
@@ -107,14 +105,9 @@ def test_a_failed_build_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "g++: fatal error: no space left" in message and "\n" not in message
 
 
-def cpu_adam_is_built() -> bool:
-    """Whether DeepSpeed's Adam loads without minutes of compiling."""
-    folder = os.environ.get("TORCH_EXTENSIONS_DIR")
-    compiled = Path(folder or torch.utils.cpp_extension.get_default_build_root())
-    return installed_ops["cpu_adam"] or any(compiled.rglob("cpu_adam.so"))
-
-
-@pytest.mark.skipif(not cpu_adam_is_built(), reason="DeepSpeed's Adam has not been compiled here")
+@pytest.mark.skipif(
+    not cpu_adam.is_compiled(), reason="DeepSpeed's Adam has not been compiled here"
+)
 def test_deepspeeds_adam_is_adamw() -> None:
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(3, 1000, generator=generator)

@@ -1,6 +1,7 @@
 """What starts ranks: results, failures, time bound, and nothing left behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from megaxlm.testing.distributed import RankFailedError, run_distributed
+from megaxlm.testing.distributed import RankFailedError, Ranks, run_distributed
 
 pytestmark = pytest.mark.distributed
 
@@ -42,6 +43,14 @@ def child_that_sleeps(folder: Path) -> None:
 
 def start_and_wait(folder: Path) -> None:
     run_distributed(child_that_sleeps, 1, folder, timeout_seconds=60)
+
+
+def end_with_own_code(folder: Path) -> None:
+    print("rank", os.environ["RANK"], "was here", flush=True)
+    (folder / os.environ["RANK"]).touch()
+    if os.environ["RANK"] == "2":
+        time.sleep(60)
+    sys.exit({"0": 75, "1": "in words"}[os.environ["RANK"]])
 
 
 def variable(name: str) -> str | None:
@@ -83,6 +92,18 @@ def test_a_failing_rank_shows_its_traceback_and_ends_the_others(tmp_path: Path) 
     assert "rank 1" in str(caught.value) and "no such luck" in str(caught.value)
     assert time.monotonic() - started < 30
     assert wait_until_gone(int((tmp_path / "0").read_text()))
+
+
+def test_ranks_may_end_as_they_like_and_be_signalled(tmp_path: Path) -> None:
+    with Ranks(end_with_own_code, 3, tmp_path) as ranks:
+        deadline = time.monotonic() + 30
+        while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ranks.send_signal(2, signal.SIGTERM)
+        codes, said = ranks.finish(30)
+        assert codes == [75, 1, -signal.SIGTERM]
+        assert [said.count(f"rank {rank} was here") for rank in range(3)] == [1, 1, 1]
+        ranks.send_signal(2, signal.SIGTERM)  # it has ended
 
 
 def test_time_runs_out_and_grandchildren_go_too(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Which steps are trouble, how far a run goes back, and what it remembers of it."""
 
 import json
+import random
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -123,6 +125,30 @@ def test_a_jump_counts_once_the_window_is_full(run: Run) -> None:
     assert run.go(*NORMAL, 2.5) == Trouble("loss_spike", 9, (70, 90))
     run.begin(spike_sigma=None)
     assert run.go(*NORMAL, 1e6) is None
+
+
+def test_the_default_is_six_sigma_of_the_last_128_steps(run: Run) -> None:
+    noise = random.Random(0)
+
+    def losses(number: int, mean: float) -> list[float]:
+        return [noise.gauss(mean, 0.1) for _ in range(number)]
+
+    def meets(sigmas: float, before: list[float]) -> Trouble | None:
+        """What the loss that lies so many standard deviations above the last 128 comes to."""
+        run.step = 0
+        run.recovery = Recovery(FaultsConfig(), [], seq_len=16)
+        assert run.go(*before) is None
+        window = before[-128:]
+        return run.go(statistics.fmean(window) + sigmas * statistics.pstdev(window))
+
+    # The first 400 lie far above the others: a longer window would not see the jump, and a shorter
+    # one has another mean and deviation.
+    calm = [*losses(400, 9.0), *losses(128, 2.0)]
+    assert meets(5.5, calm) is None and meets(5.99, calm) is None
+    assert meets(6.01, calm) == Trouble("loss_spike", 529, (5270, 5290))
+    assert meets(-50.0, calm) is None
+    assert meets(1000.0, calm[-127:]) is None  # one loss too few to say what is normal
+    assert meets(6.01, calm[-128:]) is not None
 
 
 def test_a_loss_that_is_not_finite_never_enters_the_window(run: Run) -> None:
