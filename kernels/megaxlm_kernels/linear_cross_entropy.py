@@ -8,6 +8,13 @@ chunk overwrites it. All of it happens in forward, so nothing but finished gradi
 backward, and `weight` itself need not exist there (ZeRO-3 frees it after the module's forward).
 
 The same three GEMMs as the eager form, no recomputation, no gradient filtering.
+
+    nll_i = lse_i - logit of target_i,  lse_i = log(sum(exp(logits_i)))
+    loss_i = (1 - s) nll_i + s (lse_i - mean(logits_i)) + z lse_i^2
+
+with s = `label_smoothing` (Szegedy et al. 2016) and z = `z_loss` (Chowdhery et al. 2022, "PaLM",
+section 5), which keeps the softmax's normaliser from drifting away in low precision. The "cuda"
+implementation is in fused_cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -18,6 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from megaxlm_kernels.checks import check_implementation, check_probability
+from megaxlm_kernels.fused_cross_entropy import fused_linear_cross_entropy
+from megaxlm_kernels.library import Implementation, ensure_loaded
 
 # Bytes of logits alive at once when `chunk_size` is not given. 192 MiB are 201 rows of 250,002 in
 # fp32, below the 246 MB that a tenth of 2,458 targets' logits is. A GPU needs thousands of rows.
@@ -32,11 +43,15 @@ def linear_cross_entropy(
     targets: Tensor,  # (targets,) int64, in [0, vocab)
     target_weight: Tensor,  # (targets,) float32, or float64 with float64 `hidden`
     chunk_size: int | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    implementation: Implementation = "torch",
 ) -> tuple[Tensor, Tensor]:
-    """Computes the weighted sum of cross entropies of `hidden @ weight.T + bias`.
+    """Computes the weighted sum of losses of `hidden @ weight.T + bias`.
 
     Args:
-        hidden: Hidden states at the predicted positions; fp64, fp32, bf16 or fp16.
+        hidden: Hidden states at the predicted positions; fp64 ("torch" alone), fp32, bf16 or fp16.
         weight: Output embeddings. Its gradient is accumulated in fp32 (fp64 for fp64 inputs).
         bias: Output bias, or None.
         targets: The true ids. A target of weight 0 adds nothing to loss or gradients, but its id
@@ -44,22 +59,38 @@ def linear_cross_entropy(
         target_weight: The weight of each target in the sum; not differentiated.
         chunk_size: Targets whose logits are alive at once; None takes what fits in 192 MiB on the
             CPU and 1 GiB elsewhere. Chunks are made equally large.
+        label_smoothing: The share of each target that is spread over the vocabulary; in [0, 1).
+        z_loss: The factor of the squared log-normaliser; 0 or more.
+        implementation: As `megaxlm_kernels.library.choose_implementation` gave it.
 
     Returns:
         `loss_sum`, a scalar, and `target_losses`, (targets,), each target's unweighted cross
-        entropy, detached. Both are fp32 (fp64 for fp64 inputs), whatever the dtype of `hidden`.
+        entropy without smoothing and z-loss, detached. Both are fp32 (fp64 for fp64 inputs),
+        whatever the dtype of `hidden`.
 
     Raises:
         ValueError: An argument has the wrong shape, dtype or device, or a target lies outside the
-            vocabulary (checked on the CPU alone: elsewhere it would stall the device, and the
-            gather fails with a device-side assertion).
+            vocabulary (checked on the CPU alone: elsewhere it would stall the device; there
+            "torch" fails with a device-side assertion and "cuda" makes the loss NaN).
+        RuntimeError: "cuda" without a library (see `choose_implementation`).
     """
+    check_implementation(implementation)
+    fused = implementation == "cuda"
+    if fused and hidden.dtype == torch.float64:
+        raise ValueError("hidden must be float32, bfloat16 or float16, got torch.float64")
     _check(hidden, weight, bias, targets, target_weight, chunk_size)
+    check_probability("label_smoothing", label_smoothing)
+    if not z_loss >= 0:
+        raise ValueError(f"z_loss must not be negative, got {z_loss}")
     if chunk_size is None:
-        chunk_size = default_chunk_size(weight)
+        chunk_size = default_chunk_size(weight, fused)
+    options = (chunk_size, label_smoothing, z_loss, torch.is_grad_enabled())
+    if fused:
+        ensure_loaded(hidden.device.type)
+        return fused_linear_cross_entropy(hidden, weight, bias, targets, target_weight, *options)
     loss_sum: Tensor
     loss_sum, target_losses = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, target_weight, chunk_size, torch.is_grad_enabled()
+        hidden, weight, bias, targets, target_weight, *options
     )
     return loss_sum, target_losses
 
@@ -70,19 +101,26 @@ def linear_cross_entropy_reference(
     bias: Tensor | None,  # (vocab,)
     targets: Tensor,  # (targets,)
     target_weight: Tensor,  # (targets,)
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The same in eager torch with all logits held: what the op must equal."""
     logits = F.linear(hidden, weight, bias)
     logits = logits.to(_statistics_dtype(hidden.dtype))
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    return (losses * target_weight).sum(), losses.detach()
+    nll = F.cross_entropy(logits, targets, reduction="none").detach()
+    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+    if z_loss:
+        losses = losses + z_loss * logits.logsumexp(1).square()
+    return (losses * target_weight).sum(), nll
 
 
-def default_chunk_size(weight: Tensor) -> int:
+def default_chunk_size(weight: Tensor, fused: bool = False) -> int:
     """Returns how many targets' logits fit in the budget of the weight's device."""
     budget = CPU_CHUNK_BYTES if weight.device.type == "cpu" else DEVICE_CHUNK_BYTES
-    # Low precision holds the logits twice: as the GEMM takes and gives them, and in fp32.
-    bytes_per_logit = weight.element_size() + (4 if weight.element_size() < 4 else 0)
+    bytes_per_logit = weight.element_size()
+    if bytes_per_logit < 4 and not fused:
+        bytes_per_logit += 4  # held twice: as the GEMM takes and gives them, and in fp32
     return max(1, budget // (weight.shape[0] * bytes_per_logit))
 
 
@@ -123,7 +161,8 @@ def _check(
             raise ValueError(f"{name} is on {tensor.device}, hidden on {hidden.device}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    if targets.device.type == "cpu" and num_targets:
+    # A graph cannot hold a decision over values.
+    if targets.device.type == "cpu" and num_targets and not torch.compiler.is_compiling():
         lowest, highest = (int(bound) for bound in targets.aminmax())
         if lowest < 0 or highest >= vocab_size:
             wrong = lowest if lowest < 0 else highest
@@ -144,6 +183,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,  # (targets,)
         target_weight: Tensor,  # (targets,)
         chunk_size: int,
+        label_smoothing: float,
+        z_loss: float,
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
         num_targets = hidden.shape[0]
@@ -171,6 +212,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             torch.zeros(vocab_size, dtype=statistics, device=hidden.device) if wants_bias else None
         )
         target_losses = torch.empty(num_targets, dtype=statistics, device=hidden.device)
+        spread = torch.zeros_like(target_losses) if label_smoothing or z_loss else None
         num_chunks = -(-num_targets // chunk_size)
         rows = -(-num_targets // max(1, num_chunks))  # as many in each chunk, but for the last
         buffer = torch.empty(rows, vocab_size, dtype=statistics, device=hidden.device)
@@ -191,9 +233,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits.copy_(product)
             of_target = logits.gather(1, ids)  # (chunk, 1)
             highest = logits.amax(1, keepdim=True)  # (chunk, 1)
+            mean = logits.mean(1) if label_smoothing else None  # (chunk,)
             exponentials = logits.sub_(highest).exp_()  # (chunk, vocab)
             total = exponentials.sum(1, keepdim=True)  # (chunk, 1)
-            target_losses[chunk] = (total.log() + highest - of_target).squeeze(1)
+            normaliser = total.log() + highest  # (chunk, 1)
+            target_losses[chunk] = (normaliser - of_target).squeeze(1)
+            if spread is not None:
+                _spread_loss(spread[chunk], normaliser.squeeze(1), mean, label_smoothing, z_loss)
             if not (wants_hidden or wants_weight or wants_bias):
                 continue
 
@@ -202,7 +248,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # the total at the target leaves the gradient up to that factor.
             row_weight = target_weight[chunk].unsqueeze(1)  # (chunk, 1)
             factor = row_weight / total  # (chunk, 1)
-            gradient = exponentials.scatter_add_(1, ids, -total)  # (chunk, vocab)
+            if z_loss:
+                exponentials.mul_(1 + 2 * z_loss * normaliser)
+            if label_smoothing:
+                exponentials.sub_(total * (label_smoothing / vocab_size))
+            gradient = exponentials.scatter_add_(1, ids, total * (label_smoothing - 1))
             if grad_bias is not None:
                 torch.addmv(grad_bias, gradient.t(), factor.squeeze(1), out=grad_bias)
             if low_buffer is None:
@@ -225,7 +275,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.dtype = hidden.dtype
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(target_losses)
-        loss_sum = torch.dot(target_losses, target_weight)
+        losses = target_losses
+        if spread is not None:
+            losses = (1 - label_smoothing) * target_losses + spread
+        loss_sum = torch.dot(losses, target_weight)
         return loss_sum, target_losses
 
     @staticmethod
@@ -242,7 +295,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if gradient is not None:
                     gradient = gradient if unscaled else gradient.mul_(grad_loss)
                     scaled[position] = gradient.to(ctx.dtype)
-        return (*scaled, None, None, None, None)
+        return (*scaled, *[None] * 6)
+
+
+def _spread_loss(
+    out: Tensor,  # (chunk,)
+    normaliser: Tensor,  # (chunk,)
+    mean: Tensor | None,  # (chunk,), of the logits
+    label_smoothing: float,
+    z_loss: float,
+) -> None:
+    """Writes what a loss has beside its target's own share."""
+    out.copy_(z_loss * normaliser.square())
+    if mean is not None:
+        out += label_smoothing * (normaliser - mean)
 
 
 def _add_product(

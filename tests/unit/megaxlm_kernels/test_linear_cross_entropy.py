@@ -36,19 +36,26 @@ def make_inputs(
     ]
 
 
-def loss_and_gradients(op, inputs: list[Tensor], *extra: int) -> tuple[Tensor, ...]:
-    loss, losses = op(*inputs, *extra)
+def loss_and_gradients(op, inputs: list[Tensor], *extra: int, **options) -> tuple[Tensor, ...]:
+    loss, losses = op(*inputs, *extra, **options)
     return loss.detach(), losses, *torch.autograd.grad(loss * 0.37, inputs[:3])
 
 
 @settings(max_examples=30, deadline=None)
-@given(num_targets=st.integers(0, 20), chunk_size=st.integers(1, 25), seed=st.integers(0, 1000))
+@given(
+    num_targets=st.integers(0, 20),
+    chunk_size=st.integers(1, 25),
+    seed=st.integers(0, 1000),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    z_loss=st.sampled_from([0.0, 1e-2]),
+)
 def test_equals_the_reference_for_any_chunking(
-    num_targets: int, chunk_size: int, seed: int
+    num_targets: int, chunk_size: int, seed: int, label_smoothing: float, z_loss: float
 ) -> None:
     inputs = make_inputs(num_targets, seed=seed)
-    found = loss_and_gradients(linear_cross_entropy, inputs, chunk_size)
-    expected = loss_and_gradients(linear_cross_entropy_reference, inputs)
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    found = loss_and_gradients(linear_cross_entropy, inputs, chunk_size, **options)
+    expected = loss_and_gradients(linear_cross_entropy_reference, inputs, **options)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
