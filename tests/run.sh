@@ -14,5 +14,5 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 if [ $# -gt 0 ]; then
     exec python -m pytest "$@"
 fi
-python -m pytest -q -n "$(nproc)" --dist loadfile -m "not distributed and not gpu" tests
+python -m pytest -q -n "$(env -u OMP_NUM_THREADS nproc)" --dist loadfile -m "not distributed and not gpu" tests
 python -m pytest -q -m "distributed and not gpu" tests

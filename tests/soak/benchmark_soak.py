@@ -19,6 +19,24 @@ For each fault: seconds from the fault to the first new step (`down`), steps tha
 (`again`), and both together in seconds (`lost`). From their mean over the kinds follows effective
 training time at one fault every 30 minutes; what a fault costs does not grow with the time between
 faults.
+
+Seen with the defaults (a checkpoint every 32 steps of 0.4 to 0.6 s, heartbeats of 60 s) on two
+cores of a shared AMD EPYC that test suites used as well, at a load of up to 11, torch 2.13.0: 2,163
+steps with 12 faults in 2,188 s; it ended by itself, with the weights and losses of the run without
+faults.
+
+    fault        down s         steps again    lost s, mean
+    kill         61.1,  31.7     6, 12          52.0
+    nan           1.4,   2.7     0,  0           1.1
+    term         64.8,  25.8     0,  0          45.3
+    damage       34.0,  56.0    57, 63          82.5     the newest checkpoint is lost
+    stop        106.4, 137.8    31,  6         133.6     most of it until the heartbeat is missed
+    full         13.6,  23.8     0,  0           5.3
+    all kinds alike                             53.3     97.0% effective at a fault every 30 minutes
+    stop alone                                 133.6     92.6%
+
+These checkpoints are 15 s apart. With N s between them a kill and a stop lose N / 2 on average and
+damage 3 N / 2: all kinds alike, 95% holds up to N = 100 s.
 """
 
 from __future__ import annotations

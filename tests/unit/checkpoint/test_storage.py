@@ -147,8 +147,11 @@ def test_a_save_gets_over_a_lost_file_system_at_any_operation(disk, tmp_path, co
     assert kinds >= {"open", "write", "fsync", "mkdir", "rename", "listdir", "rmdir"}
 
 
-def lost_for(seconds, monkeypatch, folder):
-    """A file system that is away from now on, on a clock that sleeping alone moves."""
+def lost_for(seconds, monkeypatch, folder, saver=None):
+    """A file system that is away from now on, on a clock that sleeping alone moves.
+
+    With a saver, its own waits, which a later checkpoint may end, are such sleep as well.
+    """
     disk, clock = FaultyDisk(monkeypatch, folder), [0.0]
 
     def sleep(pause):
@@ -158,6 +161,8 @@ def lost_for(seconds, monkeypatch, folder):
 
     monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(storage.time, "sleep", sleep)
+    if saver is not None:
+        monkeypatch.setattr(saver._superseded, "wait", sleep)
     return disk, clock
 
 
@@ -170,7 +175,7 @@ def test_the_default_patience_outlasts_a_minute(monkeypatch, tmp_path, seconds, 
     for step, asynchronous in ((2, True), (3, False)):
         saver._asynchronous = asynchronous
         with monkeypatch.context() as patches:
-            disk, clock = lost_for(seconds, patches, tmp_path)
+            disk, clock = lost_for(seconds, patches, tmp_path, saver)
             disk.arm(3, code, times=10**6)
             saver.save(step, fragments(step), {}, {})
             saver.wait()
