@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from megaxlm_kernels.checks import check_implementation, check_probability
 from megaxlm_kernels.fused_cross_entropy import fused_linear_cross_entropy
 from megaxlm_kernels.library import Implementation, ensure_loaded
+from megaxlm_kernels.vocabulary_shard import VocabularyShard
 
 # Bytes of logits alive at once when `chunk_size` is not given. 192 MiB are 201 rows of 250,002 in
 # fp32, below the 246 MB that a tenth of 2,458 targets' logits is. A GPU needs thousands of rows.
@@ -78,7 +79,7 @@ def linear_cross_entropy(
     fused = implementation == "cuda"
     if fused and hidden.dtype == torch.float64:
         raise ValueError("hidden must be float32, bfloat16 or float16, got torch.float64")
-    _check(hidden, weight, bias, targets, target_weight, chunk_size)
+    check_arguments(hidden, weight, bias, targets, target_weight, chunk_size)
     check_probability("label_smoothing", label_smoothing)
     if not z_loss >= 0:
         raise ValueError(f"z_loss must not be negative, got {z_loss}")
@@ -88,9 +89,10 @@ def linear_cross_entropy(
     if fused:
         ensure_loaded(hidden.device.type)
         return fused_linear_cross_entropy(hidden, weight, bias, targets, target_weight, *options)
+    whole = VocabularyShard(0, weight.shape[0], None)
     loss_sum: Tensor
-    loss_sum, target_losses = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, target_weight, *options
+    loss_sum, target_losses = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, target_weight, *options, whole
     )
     return loss_sum, target_losses
 
@@ -107,7 +109,7 @@ def linear_cross_entropy_reference(
 ) -> tuple[Tensor, Tensor]:
     """The same in eager torch with all logits held: what the op must equal."""
     logits = F.linear(hidden, weight, bias)
-    logits = logits.to(_statistics_dtype(hidden.dtype))
+    logits = logits.to(statistics_dtype(hidden.dtype))
     nll = F.cross_entropy(logits, targets, reduction="none").detach()
     losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
     if z_loss:
@@ -124,18 +126,21 @@ def default_chunk_size(weight: Tensor, fused: bool = False) -> int:
     return max(1, budget // (weight.shape[0] * bytes_per_logit))
 
 
-def _statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns what losses and gradients of these inputs are summed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _check(
+def check_arguments(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
     target_weight: Tensor,
     chunk_size: int | None,
+    vocab_size: int | None = None,  # of all ranks, if weight is a slice
 ) -> None:
+    """Refuses what `linear_cross_entropy` cannot take, by a ValueError that names it."""
     if hidden.dim() != 2 or not hidden.is_floating_point():
         raise ValueError(f"hidden must be floating (targets, hidden), got {_describe(hidden)}")
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[1] or weight.shape[0] == 0:
@@ -144,13 +149,14 @@ def _check(
         )
     if weight.dtype != hidden.dtype:
         raise ValueError(f"weight must have the dtype of hidden ({hidden.dtype}): {weight.dtype}")
-    vocab_size = weight.shape[0]
-    if bias is not None and (bias.shape != (vocab_size,) or bias.dtype != hidden.dtype):
-        raise ValueError(f"bias must be ({vocab_size},) {hidden.dtype}, got {_describe(bias)}")
+    words = weight.shape[0]
+    vocab_size = words if vocab_size is None else vocab_size
+    if bias is not None and (bias.shape != (words,) or bias.dtype != hidden.dtype):
+        raise ValueError(f"bias must be ({words},) {hidden.dtype}, got {_describe(bias)}")
     num_targets = hidden.shape[0]
     if targets.shape != (num_targets,) or targets.dtype != torch.int64:
         raise ValueError(f"targets must be ({num_targets},) int64, got {_describe(targets)}")
-    wanted = _statistics_dtype(hidden.dtype)
+    wanted = statistics_dtype(hidden.dtype)
     if target_weight.shape != (num_targets,) or target_weight.dtype != wanted:
         raise ValueError(
             f"target_weight must be ({num_targets},) {wanted}, got {_describe(target_weight)}"
@@ -173,7 +179,9 @@ def _describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class LinearCrossEntropy(torch.autograd.Function):
+    """The torch implementation, of a whole vocabulary or of one rank's share of it."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -186,10 +194,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         label_smoothing: float,
         z_loss: float,
         grad_enabled: bool,
+        shard: VocabularyShard,
     ) -> tuple[Tensor, Tensor]:
+        """Returns what `linear_cross_entropy` does; all ranks of the shard's group together."""
         num_targets = hidden.shape[0]
-        vocab_size = weight.shape[0]
-        statistics = _statistics_dtype(hidden.dtype)
+        vocab_size = weight.shape[0]  # of this rank
+        statistics = statistics_dtype(hidden.dtype)
         contiguous = torch.contiguous_format
         low_precision = statistics != hidden.dtype
         wants_hidden, wants_weight, wants_bias = (
@@ -222,7 +232,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunk = slice(start, min(start + rows, num_targets))
             beta = 1 if start else 0
             h = hidden[chunk]  # (chunk, hidden)
-            ids = targets[chunk].unsqueeze(1)  # (chunk, 1)
+            ids, here = shard.local(targets[chunk].unsqueeze(1), vocab_size)  # (chunk, 1) each
             logits = buffer[: h.shape[0]]  # (chunk, vocab)
             product = logits if low_buffer is None else low_buffer[: h.shape[0]]
             if bias is None:
@@ -232,14 +242,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if low_buffer is not None:
                 logits.copy_(product)
             of_target = logits.gather(1, ids)  # (chunk, 1)
-            highest = logits.amax(1, keepdim=True)  # (chunk, 1)
-            mean = logits.mean(1) if label_smoothing else None  # (chunk,)
+            highest = shard.all_max(logits.amax(1, keepdim=True))  # (chunk, 1)
+            mean = logits.sum(1, keepdim=True) if label_smoothing else None  # (chunk, 1)
             exponentials = logits.sub_(highest).exp_()  # (chunk, vocab)
             total = exponentials.sum(1, keepdim=True)  # (chunk, 1)
+            total, of_target, mean = shard.all_sums(total, of_target * here, mean)
             normaliser = total.log() + highest  # (chunk, 1)
             target_losses[chunk] = (normaliser - of_target).squeeze(1)
             if spread is not None:
-                _spread_loss(spread[chunk], normaliser.squeeze(1), mean, label_smoothing, z_loss)
+                spread[chunk] = (z_loss * normaliser.square()).squeeze(1)
+                if mean is not None:
+                    mean = mean / shard.vocab_size
+                    spread[chunk] += (label_smoothing * (normaliser - mean)).squeeze(1)
             if not (wants_hidden or wants_weight or wants_bias):
                 continue
 
@@ -251,8 +265,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if z_loss:
                 exponentials.mul_(1 + 2 * z_loss * normaliser)
             if label_smoothing:
-                exponentials.sub_(total * (label_smoothing / vocab_size))
-            gradient = exponentials.scatter_add_(1, ids, total * (label_smoothing - 1))
+                exponentials.sub_(total * (label_smoothing / shard.vocab_size))
+            of_ids = total * here * (label_smoothing - 1)
+            gradient = exponentials.scatter_add_(1, ids, of_ids)
             if grad_bias is not None:
                 torch.addmv(grad_bias, gradient.t(), factor.squeeze(1), out=grad_bias)
             if low_buffer is None:
@@ -271,6 +286,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 elif grad_weight is not None:
                     _add_product(grad_weight, product, (h * row_weight).to(h.dtype), beta)
 
+        if grad_hidden is not None:
+            grad_hidden = shard.all_sum(grad_hidden)
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.dtype = hidden.dtype
         ctx.set_materialize_grads(False)
@@ -284,6 +301,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        """Scales the gradients that forward has made."""
         if ctx.gradients is None:
             raise RuntimeError("linear_cross_entropy: backward ran twice over one forward")
         gradients, ctx.gradients = ctx.gradients, None
@@ -295,20 +313,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if gradient is not None:
                     gradient = gradient if unscaled else gradient.mul_(grad_loss)
                     scaled[position] = gradient.to(ctx.dtype)
-        return (*scaled, *[None] * 6)
-
-
-def _spread_loss(
-    out: Tensor,  # (chunk,)
-    normaliser: Tensor,  # (chunk,)
-    mean: Tensor | None,  # (chunk,), of the logits
-    label_smoothing: float,
-    z_loss: float,
-) -> None:
-    """Writes what a loss has beside its target's own share."""
-    out.copy_(z_loss * normaliser.square())
-    if mean is not None:
-        out += label_smoothing * (normaliser - mean)
+        return (*scaled, *[None] * 7)
 
 
 def _add_product(
