@@ -155,6 +155,9 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] | None = None  # None: what the DeepSpeed file says
     gradient_clipping: float = Field(default=1.0, ge=0)  # 0: no clipping
     deepspeed_config: Path | None = None  # None: the built-in file of zero_stage (default 1)
+    # Norms, activations and the loss by the library of `megaxlm_kernels`: `auto` takes it where
+    # there is a GPU and the library is built or can be. It has run on no GPU as yet.
+    kernels: Literal["torch", "cuda", "auto"] = "torch"
 
     @model_validator(mode="after")
     def _warmup_in_order(self) -> TrainingConfig:
@@ -234,6 +237,18 @@ class PretrainConfig(Section):
     faults: FaultsConfig = FaultsConfig()
     logging: LoggingConfig = LoggingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _sizes_that_kernels_take(self) -> PretrainConfig:
+        if self.training.kernels != "torch":
+            for key in ("hidden_size", "intermediate_size"):
+                size = getattr(self.model, key)
+                if size % 8:
+                    raise ValueError(
+                        f"training.kernels {self.training.kernels} takes multiples of 8, but "
+                        f"model.{key} is {size}; change it, or use training.kernels torch"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _objectives_once(self) -> PretrainConfig:

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.model.dropout_attention import dropout_attention
 from megaxlm.model.dropout_key import LayerDropout, SegmentStreams
+from megaxlm.model.fused import Linear
 from megaxlm.model.segments import Segments
 
 
@@ -39,7 +40,7 @@ class SelfAttention(nn.Module):
         self.dropout_prob = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # queries, keys, values
         self.core = AttentionCore()
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -47,18 +48,20 @@ class SelfAttention(nn.Module):
         segments: Segments,
         keep: Tensor | None = None,  # (kept,) int64, into tokens
         drawn: LayerDropout | None = None,
-    ) -> Tensor:  # (tokens, hidden), or (kept, hidden)
+        bias_apart: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:  # (tokens, hidden), or (kept, hidden)
         """Attends, without residual, norm or dropout of the result.
 
         With `keep`, the result at those tokens alone is projected back. `drawn` says which
-        probabilities are dropped in training; without it torch's generator does.
+        probabilities are dropped in training; without it torch's generator does. With `bias_apart`
+        the last bias is not added but returned beside.
         """
         qkv = self.qkv(hidden).view(-1, 3, self.num_heads, self.head_dim)
         attended = self.core(qkv, segments, self.dropout_prob if self.training else 0.0, drawn)
         attended = attended.flatten(1)  # (tokens, hidden)
         if keep is not None:
             attended = attended[keep]
-        return self.output(attended)  # type: ignore[no-any-return]
+        return self.output(attended, bias_apart)  # type: ignore[no-any-return]
 
 
 def attend(

@@ -40,6 +40,11 @@ class DropoutKey:
         """Takes the rows of a micro-batch, (rows,) int64, best on the CPU."""
         return cls(seed, tuple(row_ids.tolist()), seq_len)
 
+    def places(self, device: torch.device) -> Tensor:
+        """Returns each token's position in the stream, (tokens,) int64, which kernels draw by."""
+        rows = torch.tensor(self.row_ids, device=device)[:, None] * self.seq_len
+        return (rows + torch.arange(self.seq_len, device=device)).flatten()
+
     def layer(self, index: int, device: torch.device) -> LayerDropout | None:
         """Returns what a layer draws from; None, on CUDA, where it is torch's generator."""
         if device.type == "cuda":
@@ -147,6 +152,13 @@ def drop_out(
     # In bf16 the factor itself would be rounded, and all hidden states be scaled by the error.
     factors = keep_factors(levels, dropout_prob, torch.promote_types(hidden.dtype, torch.float32))
     return (hidden * factors).to(hidden.dtype)
+
+
+def kernel_seed(key: DropoutKey | None, index: int, place: int) -> int:
+    """Returns the seed of one dropout of a layer for kernels; without a key torch chooses it."""
+    if key is None:
+        return int(torch.empty((), dtype=torch.int64).random_())
+    return _hash(key.seed, index, place)
 
 
 def _hash(*words: int) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from megaxlm_kernels.gelu import bias_gelu
 from megaxlm_kernels.linear_cross_entropy import linear_cross_entropy
 from torch import Tensor, nn
 
 from megaxlm.config.pretrain import ModelConfig
+from megaxlm.model.fused import Addition, LayerNorm, Linear, UsesKernels
 
 
-class Decoder(nn.Module):
+class Decoder(UsesKernels):
     """Output embeddings and bias, whose logits go straight into the loss.
 
     `weight` is the word embedding itself when the two are tied. It is registered here as well as
@@ -37,17 +39,24 @@ class Decoder(nn.Module):
         if targets is None or target_weight is None:
             logits = F.linear(hidden, self.weight, self.bias)  # (targets, vocab)
             return logits, logits
-        return linear_cross_entropy(hidden, self.weight, self.bias, targets, target_weight)
+        return linear_cross_entropy(
+            hidden,
+            self.weight,
+            self.bias,
+            targets,
+            target_weight,
+            implementation=self.kernels,
+        )
 
 
-class MaskedLanguageModelHead(nn.Module):
+class MaskedLanguageModelHead(UsesKernels):
     """Dense, GELU, LayerNorm, decoder (RoBERTa)."""
 
     def __init__(self, config: ModelConfig, tied: nn.Embedding | None) -> None:
         """Builds the head; `tied` is the embedding to decode with, None for a weight of its own."""
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder = Decoder(config, tied)
 
     def forward(
@@ -77,4 +86,8 @@ class MaskedLanguageModelHead(nn.Module):
         return self.decoder(self._transform(hidden))[0]  # type: ignore[no-any-return]
 
     def _transform(self, hidden: Tensor) -> Tensor:
+        if self.fused:
+            hidden, bias = self.dense(hidden, bias_apart=True)
+            hidden = bias_gelu(hidden, bias, implementation=self.kernels)
+            return self.norm(hidden, Addition())[0]  # type: ignore[no-any-return]
         return self.norm(F.gelu(self.dense(hidden)))  # type: ignore[no-any-return]

@@ -16,14 +16,16 @@ from megaxlm.model.dropout_key import (
     DropoutKey,
     LayerDropout,
     drop_out,
+    kernel_seed,
 )
 from megaxlm.model.feed_forward import FeedForward
+from megaxlm.model.fused import Addition, LayerNorm, UsesKernels
 from megaxlm.model.segments import Segments
 
 LayerState = tuple[Tensor, Segments]  # hidden (tokens, hidden), and what may attend to what
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(UsesKernels):
     """Attention and feed-forward, each with a residual.
 
     Post-LN (XLM-R base, large) normalises after each sum; pre-LN (XL, XXL) before each block, and
@@ -36,9 +38,9 @@ class EncoderLayer(nn.Module):
         self.index = index
         self.post_norm = config.model_type == "xlm-roberta"
         self.attention = SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(
@@ -59,6 +61,10 @@ class EncoderLayer(nn.Module):
         if dropout_key is not None and self.training:
             drawn = dropout_key.layer(self.index, hidden.device)
         residual = hidden if keep is None else hidden[keep]
+        if self.fused:
+            attended_to = hidden if self.post_norm else self.attention_norm(hidden)
+            attended = self.attention(attended_to, segments, keep, drawn, bias_apart=True)
+            return self._fused(attended, residual, dropout_key, keep), segments
         if self.post_norm:
             attended = self.attention(hidden, segments, keep, drawn)
             attended = self._drop_out(attended, drawn, AFTER_ATTENTION, keep)
@@ -70,6 +76,33 @@ class EncoderLayer(nn.Module):
             hidden = residual + self._drop_out(attended, drawn, AFTER_ATTENTION, keep)
             hidden = hidden + self.feed_forward(self.feed_forward_norm(hidden))
         return hidden, segments
+
+    def _fused(
+        self,
+        attended: tuple[Tensor, Tensor],  # (kept, hidden), and the bias to come, (hidden,)
+        residual: Tensor,  # (kept, hidden)
+        dropout_key: DropoutKey | None,
+        keep: Tensor | None,
+    ) -> Tensor:  # (kept, hidden)
+        """What follows attention, by kernels."""
+        prob, places = self.dropout_prob if self.training else 0.0, None
+        if dropout_key is not None and prob:
+            places = dropout_key.places(residual.device)
+            places = places if keep is None else places[keep]
+
+        def addition(place: int, residual: Tensor, bias: Tensor) -> Addition:
+            seed = kernel_seed(dropout_key, self.index, place) if prob else 0
+            return Addition(residual, bias, prob, seed, places)
+
+        hidden, bias = attended
+        norm = self.attention_norm if self.post_norm else self.feed_forward_norm
+        hidden, total = norm(hidden, addition(AFTER_ATTENTION, residual, bias))
+        if not self.post_norm:
+            return total + self.feed_forward(hidden)  # type: ignore[no-any-return]
+        fed, bias = self.feed_forward(hidden, bias_apart=True)
+        return self.feed_forward_norm(  # type: ignore[no-any-return]
+            fed, addition(AFTER_FEED_FORWARD, hidden, bias)
+        )[0]
 
     def _drop_out(
         self, hidden: Tensor, drawn: LayerDropout | None, place: int, keep: Tensor | None

@@ -36,10 +36,12 @@ from megaxlm.distributed import reduce
 from megaxlm.distributed.environment import Environment, Grid
 from megaxlm.model.dropout_key import DropoutKey
 from megaxlm.model.encoder import MaskedLanguageModel
+from megaxlm.model.fused import use_kernels
 from megaxlm.optim.param_groups import LR_SCALE, parameter_groups
 from megaxlm.train.backend import connect, device_of, disconnect, initialize, read_config
 from megaxlm.train.fragments import EngineFragments
 from megaxlm.train.initial_weights import initial_weights
+from megaxlm.train.kernels import kernels_of
 from megaxlm.train.optimizer import build_optimizer
 from megaxlm.train.sources import TensorSource
 
@@ -91,7 +93,10 @@ class TrainingEngine:
         bf16 = config.training.precision == "bf16"
         source = str(config.training.deepspeed_config or "the built-in DeepSpeed config")
         read_config(deepspeed_config, source)  # before `zero.Init` meets it
+        with reduce.together():  # nvcc may be missing on one node
+            kernels = kernels_of(config, device)
         model = build_model(config.model, deepspeed_config, device)
+        use_kernels(model, kernels)
         self._replicated = stage == 0
         if self._replicated:
             deepspeed_config = {**deepspeed_config, "gradient_clipping": 0.0}

@@ -22,11 +22,13 @@ from megaxlm.data.masking import targets_per_row
 from megaxlm.distributed import reduce
 from megaxlm.distributed.environment import Environment, Grid
 from megaxlm.model.dropout_key import DropoutKey
+from megaxlm.model.fused import use_kernels
 from megaxlm.model.pipeline import PipelineStage, StageSpan, balance_stages, state_owners
 from megaxlm.optim.param_groups import LR_SCALE, parameter_groups
 from megaxlm.train.backend import limit_waits, read_config
 from megaxlm.train.engine import StepResult, TrainingEngine, add_by_language, default_dtype
 from megaxlm.train.fragments import EngineFragments
+from megaxlm.train.kernels import kernels_of
 from megaxlm.train.optimizer import build_optimizer
 from megaxlm.train.pipeline_module import EncoderPipeline, EncoderPipelineEngine
 from megaxlm.train.sources import TensorSource
@@ -61,6 +63,8 @@ class PipelineTrainingEngine(TrainingEngine):
         ):
             with device:
                 stage = PipelineStage(config.model, spans[self.grid.stage])
+        with reduce.together():
+            use_kernels(stage, kernels_of(config, device))
         named = [one for one in stage.named_parameters() if one[0] not in stage.replicas]
         groups = parameter_groups(named, config.model, config.optimizer)
         optimizer = build_optimizer(config.optimizer, groups, device)
