@@ -62,8 +62,8 @@ def refuse_what_shells_change(
                 "write the value without it, or unset the variable"
             )
     bare = [("the folder", str(folder), "start it in another one")]
-    if launch.venv_script is not None:
-        bare.append(("--venv_script", launch.venv_script, "use another path"))
+    if "--venv_script" in launch.bare:
+        bare.append(("--venv_script", launch.bare["--venv_script"], "use another path"))
     for what, text, instead in bare:
         found = _altered(text, _UNQUOTED)
         if found:

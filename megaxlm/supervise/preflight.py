@@ -23,11 +23,12 @@ LOOK_SECONDS = 30.0  # for it to log in and run `true`
 AT_ONCE = 64  # looks
 
 
-def check_launch(command: Sequence[str]) -> DeepSpeedLaunch | None:
+def check_launch(command: Sequence[str], strict: bool = False) -> DeepSpeedLaunch | None:
     """Checks a launch command that goes to the hosts of a file; starts nothing but ssh.
 
     Args:
         command: The launch command, of whatever launcher.
+        strict: As in `read_launch`.
 
     Returns:
         What it asks of DeepSpeed, or None if it names no hosts to it.
@@ -36,7 +37,7 @@ def check_launch(command: Sequence[str]) -> DeepSpeedLaunch | None:
         UserError: As `read_launch`, `refuse_what_shells_change` and `require_reachable`; the last
             two where DeepSpeed itself goes to the hosts.
     """
-    launch = read_launch(command)
+    launch = read_launch(command, strict)
     if launch is not None and launch.own_ssh:
         home = Path(os.path.expanduser("~"))
         refuse_what_shells_change(launch, os.environ, Path.cwd(), home)

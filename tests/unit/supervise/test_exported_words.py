@@ -26,7 +26,9 @@ HOME = Path("/nobody")
 
 def launch_of(*words: str, venv_script: str | None = None) -> DeepSpeedLaunch:
     slots = {"node1": 1, "node2": 1}
-    return DeepSpeedLaunch(Path("hosts"), slots, True, True, None, venv_script, ("megaxlm", *words))
+    bare = {} if venv_script is None else {"--venv_script": venv_script}
+    words = ("megaxlm", *words)
+    return DeepSpeedLaunch(Path("hosts"), slots, True, True, None, bare, words)
 
 
 def refusal(

@@ -124,6 +124,24 @@ def test_where_deepspeed_does_not_go_by_ssh_nothing_is_asked(
     assert log.read_text() == ""
 
 
+def test_options_that_deepspeed_does_not_know_are_refused_by_a_check_alone(
+    log: Path,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(supervisor, "supervise", lambda command, *_: started.append(command) or 0)
+    command = launch("node1 node2", "--no_such_option")
+    assert cli.main(["supervise", "--check", "--", *command]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "unrecognized arguments: --no_such_option" in said[0]
+    assert cli.main(["supervise", "--", *command]) == 0 and started == [command]
+    (log.parent / "hosts").unlink()
+    assert cli.main(["supervise", "--", *command]) == 2
+    assert "the host file of the launch command cannot be read" in capsys.readouterr().err
+
+
 def test_other_launchers_have_no_hosts_to_look_at(
     log: Path, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
