@@ -9,9 +9,11 @@ same options and files are read strictly, before anything is started.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,19 +68,38 @@ class DeepSpeedLaunch:
     hostfile: Path
     slots: dict[str, int]  # processes of each host that is started, in the order of the file
     own_ssh: bool  # whether DeepSpeed itself goes to every host, by PDSH and ssh
+    local: bool  # whether DeepSpeed logs in on the one host and starts its ranks on this machine
     check_ssh: bool  # whether it may be tried first: not with --no_ssh_check
+    filters: tuple[str, ...]  # of --include, --exclude, --num_nodes and --num_gpus, those given
     ssh_port: int | None
     bare: dict[str, str]  # values of options that every host gets outside of quotes, by option
     words: tuple[str, ...]  # the program and its arguments, as every host gets them
+
+    @property
+    def tried(self) -> bool:
+        """Whether its hosts are to be tried by ssh, because DeepSpeed will log in on them."""
+        return self.check_ssh and (self.own_ssh or self.local)
+
+    @property
+    def warning(self) -> str | None:
+        """What DeepSpeed does with the only host that is left, if that is another machine."""
+        host = next(iter(self.slots))
+        if not self.local or _is_this_machine(host):
+            return None
+        return (
+            f"{host} is the only host of {self.hostfile} that is left, and DeepSpeed starts its "
+            f"ranks on this machine; --force_multi starts them on {host}"
+        )
 
     @property
     def summary(self) -> str:
         """One line: hosts and processes, and how far they were looked at."""
         hosts, processes = len(self.slots), sum(self.slots.values())
         text = f"{hosts} host{'s' if hosts > 1 else ''} of {self.hostfile}, {processes} processes"
-        if not self.own_ssh:
+        if not (self.own_ssh or self.local):
             return f"{text}; not looked at by ssh, for DeepSpeed does not start them by PDSH"
-        return text + (", each answers by ssh" if self.check_ssh else ", ssh not tried")
+        answers = "each answers by ssh" if hosts > 1 else "it answers by ssh"
+        return f"{text}, {answers if self.check_ssh else 'ssh not tried'}"
 
 
 def read_launch(command: Sequence[str], strict: bool = False) -> DeepSpeedLaunch | None:
@@ -112,7 +133,9 @@ def read_launch(command: Sequence[str], strict: bool = False) -> DeepSpeedLaunch
         hostfile,
         slots,
         own_ssh=own_ssh,
+        local=not several and not given.no_ssh,
         check_ssh=not given.no_ssh_check,
+        filters=_filters(given),
         ssh_port=given.ssh_port,
         bare={
             f"--{name}": value
@@ -232,6 +255,27 @@ def _problem_of(host: str) -> str | None:
     if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
         return "letters, digits and hyphens between dots alone"
     return None
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a name or address is one of this machine, as far as it can be looked up."""
+    try:
+        found = socket.getaddrinfo(host.rpartition("@")[2], 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    for family, kind, _, _, address in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind) as own:
+            own.bind(address)  # no address of another machine can be bound
+            return True
+    return False
+
+
+def _filters(given: argparse.Namespace) -> tuple[str, ...]:
+    texts = [f"--{name}" for name in ("include", "exclude") if getattr(given, name)]
+    return (
+        *texts,
+        *(f"--{name}" for name in ("num_nodes", "num_gpus") if getattr(given, name) >= 0),
+    )
 
 
 def _chosen(pool: dict[str, int], given: argparse.Namespace, path: Path) -> dict[str, int]:

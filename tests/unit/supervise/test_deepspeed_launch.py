@@ -172,6 +172,7 @@ def test_whether_deepspeed_goes_to_the_hosts(
     launch = read_launch(["deepspeed", f"--hostfile={path}", *options, *PROGRAM])
     assert launch is not None and launch.own_ssh is own_ssh
     assert launch.check_ssh and launch.ssh_port is None
+    assert launch.local is (len(launch.slots) == 1 and not own_ssh)
 
 
 def test_values_that_every_host_gets_bare_are_read(hosts: Path) -> None:

@@ -28,7 +28,7 @@ def launch_of(*words: str, venv_script: str | None = None) -> DeepSpeedLaunch:
     slots = {"node1": 1, "node2": 1}
     bare = {} if venv_script is None else {"--venv_script": venv_script}
     words = ("megaxlm", *words)
-    return DeepSpeedLaunch(Path("hosts"), slots, True, True, None, bare, words)
+    return DeepSpeedLaunch(Path("hosts"), slots, True, False, True, (), None, bare, words)
 
 
 def refusal(
