@@ -202,14 +202,19 @@ def test_stage_1_in_bf16_takes_what_another_optimizer_would_read() -> None:
     ],
 )
 def test_settings_of_the_run_that_would_do_nothing(
-    settings: dict[str, Any], key: str, mended: dict[str, Any]
+    settings: dict[str, Any], key: str, mended: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
         refuse_idle_run_keys(run(settings), "run.yaml")
     said = str(caught.value)
-    assert said.startswith(f"run.yaml: {key}") and "; delete it, or use " in said
+    assert said.startswith(f"run.yaml: {key}") and "; delete it (or give --set " in said
     assert "\n" not in said and caught.value.exit_code == EXIT_BAD_USAGE
     refuse_idle_run_keys(run(mended))
+    # What a config file gives can be taken back on the command line as the message says.
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_config(run(settings)))
+    override = said.partition("--set ")[2].partition(")")[0]
+    refuse_idle_run_keys(load_config(PretrainConfig, path, [override]))
 
 
 def test_segments_count_where_pairs_are_attended_across() -> None:
