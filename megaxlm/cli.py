@@ -331,7 +331,10 @@ def _supervise(arguments: argparse.Namespace) -> int:
     if run_dir is None:
         inner = _parser().parse_args(pretrain_arguments(command))
         run_dir = load_config(PretrainConfig, inner.config, inner.set).run_dir
-    launch = check_launch(command)
+    launch = check_launch(command, strict=arguments.check)
+    warning = launch.warning if launch else None
+    if warning is not None:
+        print(f"megaxlm: {warning}", file=sys.stderr, flush=True)
     if arguments.check:
         print((f"{launch.summary}\n" if launch else "") + "ok")
         return EXIT_DONE

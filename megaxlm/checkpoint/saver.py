@@ -96,7 +96,7 @@ class CheckpointSaver:
         self._writing_step = 0
         self._defect: BaseException | None = None  # of the background thread, not yet raised
         self._superseded = threading.Event()  # a later step is to be saved: try but once more
-        self._retrying = False  # the thread waits for a file system
+        self._retrying = False  # what is written was held up by a file system that was away
         self._said_waiting = False
         self._saved_step: int | None = None
         self._last_failure: str | None = None
@@ -212,8 +212,8 @@ class CheckpointSaver:
         self._snapshot.close()
 
     def _settle(self, step: int) -> None:
+        busy = self.in_flight and not self._retrying  # before the thread is woken, and may end
         self._superseded.set()
-        busy = self.in_flight and not self._retrying
         if busy and self._rank == 0 and not self._said_waiting:
             self._said_waiting = True
             self._say(
@@ -253,6 +253,18 @@ class CheckpointSaver:
         shared: Mapping[str, Any],
     ) -> StorageError | None:
         """Writes, waiting for a file system that is away; returns why it failed, on all ranks."""
+        try:
+            return self._write_patiently(step, fragments, rank_state, shared)
+        finally:
+            self._retrying = False
+
+    def _write_patiently(
+        self,
+        step: int,
+        fragments: Iterable[Fragment],
+        rank_state: Mapping[str, Any],
+        shared: Mapping[str, Any],
+    ) -> StorageError | None:
         deadline = time.monotonic() + self._retry_seconds
         sleep, waiting = pauses(self._superseded.wait), False
         while True:
@@ -260,6 +272,7 @@ class CheckpointSaver:
                 self._writer.save(step, fragments, rank_state, shared)
                 break
             except StorageError as failure:
+                self._retrying = self._retrying or failure.transient
                 left = deadline - time.monotonic()
                 again = failure.transient and left > 0 and not self._superseded.is_set()
                 if not self._all_ok(again):  # clocks differ, and ranks come to the next save
@@ -267,9 +280,8 @@ class CheckpointSaver:
                     return failure
                 if failure.said_here and not waiting:
                     self._say(f"{failure}; trying again for {self._retry_seconds:g} s")
-                waiting = self._retrying = True
+                waiting = True
                 sleep(left)
-                self._retrying = False
         if self._rank == 0:
             if waiting:
                 self._say(f"the checkpoint of step {step} could be written now")

@@ -145,8 +145,6 @@ REFUSED: dict[str, str] = {
     "gradient_predivide_factor": "changes how gradients are rounded; delete it",
     "aio": "is for offload to a disk, whose state cannot be checkpointed by name; delete it",
     "autotuning": "is for `deepspeed --autotuning`, which cannot start this run; delete it",
-    "dataloader_drop_last": "is for DeepSpeed's own loader, which is not used; delete it",
-    "disable_allgather": "is read by nothing in DeepSpeed; delete it",
     "seq_parallel_communication_data_type": (
         "is for sequence parallelism, which this model has not; delete it"
     ),
@@ -178,6 +176,14 @@ CONTRADICTS: dict[str, tuple[Any, str]] = {
     "prescale_gradients": (
         True,
         "is refused by stages 2 and 3 and changes how gradients are rounded; use false",
+    ),
+    "dataloader_drop_last": (
+        True,
+        "is for DeepSpeed's own loader, which is not used; use false",
+    ),
+    "disable_allgather": (
+        True,
+        "nothing in DeepSpeed reads; use false",
     ),
     "zero_allow_untested_optimizer": (
         False,

@@ -97,11 +97,11 @@ def refuse_idle_run_keys(run: PretrainConfig, run_source: str = "the run's confi
     for key, why, instead in _idle_of_run(run):
         section, name = key.split(".")
         settings: BaseModel = getattr(run, section)
-        value = getattr(settings, name)
-        if value != type(settings).model_fields[name].default:
+        value, default = getattr(settings, name), type(settings).model_fields[name].default
+        if value != default:
             raise UserError(
-                f"{run_source}: {key} {_shown(value)} does nothing {why}; delete it, or use "
-                f"{instead}"
+                f"{run_source}: {key} {_shown(value)} does nothing {why}; delete it (or give "
+                f"--set {key}={_shown(default)}), or use {instead}"
             )
 
 

@@ -9,9 +9,11 @@ same options and files are read strictly, before anything is started.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,9 @@ SWITCHES = (
     ("--bind_cores_to_rank",),
     ("-q", "--quiet"),
 )
-_LINE = re.compile(r"(\S+)\s+slots=(\S+)(\s+max_slots=\d+)?(\s+#.*)?")
+WHOLE_NUMBERS = ("--num_nodes", "--num_gpus", "--master_port", "--node_rank", "--ssh_port")
+# DeepSpeed passes over whatever follows the slots; a second number of them is a mistake.
+_LINE = re.compile(r"(\S+)\s+slots=([^\s#]+)(\s+(?!slots=)[^\s#]\S*)*\s*(#.*)?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")  # RFC 1123, and `_` inside
 
@@ -64,54 +68,80 @@ class DeepSpeedLaunch:
     hostfile: Path
     slots: dict[str, int]  # processes of each host that is started, in the order of the file
     own_ssh: bool  # whether DeepSpeed itself goes to every host, by PDSH and ssh
+    local: bool  # whether DeepSpeed logs in on the one host and starts its ranks on this machine
     check_ssh: bool  # whether it may be tried first: not with --no_ssh_check
+    filters: tuple[str, ...]  # of --include, --exclude, --num_nodes and --num_gpus, those given
     ssh_port: int | None
-    venv_script: str | None
+    bare: dict[str, str]  # values of options that every host gets outside of quotes, by option
     words: tuple[str, ...]  # the program and its arguments, as every host gets them
+
+    @property
+    def tried(self) -> bool:
+        """Whether its hosts are to be tried by ssh, because DeepSpeed will log in on them."""
+        return self.check_ssh and (self.own_ssh or self.local)
+
+    @property
+    def warning(self) -> str | None:
+        """What DeepSpeed does with the only host that is left, if that is another machine."""
+        host = next(iter(self.slots))
+        if not self.local or _is_this_machine(host):
+            return None
+        return (
+            f"{host} is the only host of {self.hostfile} that is left, and DeepSpeed starts its "
+            f"ranks on this machine; --force_multi starts them on {host}"
+        )
 
     @property
     def summary(self) -> str:
         """One line: hosts and processes, and how far they were looked at."""
         hosts, processes = len(self.slots), sum(self.slots.values())
         text = f"{hosts} host{'s' if hosts > 1 else ''} of {self.hostfile}, {processes} processes"
-        if not self.own_ssh:
+        if not (self.own_ssh or self.local):
             return f"{text}; not looked at by ssh, for DeepSpeed does not start them by PDSH"
-        return text + (", each answers by ssh" if self.check_ssh else ", ssh not tried")
+        answers = "each answers by ssh" if hosts > 1 else "it answers by ssh"
+        return f"{text}, {answers if self.check_ssh else 'ssh not tried'}"
 
 
-def read_launch(command: Sequence[str]) -> DeepSpeedLaunch | None:
+def read_launch(command: Sequence[str], strict: bool = False) -> DeepSpeedLaunch | None:
     """Returns what a launch command asks of DeepSpeed, or None if it names no hosts to it.
 
     Args:
         command: The launch command, of whatever launcher.
+        strict: Refuse options that DeepSpeed does not know, else pass over them.
 
     Raises:
         UserError: The host file names no host or has a line that is none, or `--include`,
-            `--exclude` or `--num_nodes` ask for what it has not.
+            `--exclude` or `--num_nodes` ask for what it has not; or as `strict` says.
     """
-    names = [Path(word).name for word in command]
-    starts = [names.index(name) for name in PROGRAMS if name in names]
-    if not starts:  # `-H` of other launchers is a list of hosts
-        return None
-    try:
-        given = _parser().parse_args(command[starts[0] + 1 :])
-        num_nodes, num_gpus = int(given.num_nodes or -1), int(given.num_gpus or -1)
-        ssh_port = None if given.ssh_port is None else int(given.ssh_port)
-    except (_Unreadable, ValueError):  # DeepSpeed says that better
-        return None
-    if given.hostfile is None and not Path(DEFAULT_HOSTFILE).is_file():
+    given, problem = _deepspeed_call(command)
+    if strict and problem is not None:
+        raise UserError(f"the launch command: deepspeed would refuse it: {problem}; correct it")
+    if given is None or (given.hostfile is None and not Path(DEFAULT_HOSTFILE).is_file()):
         return None
     hostfile = Path(given.hostfile or DEFAULT_HOSTFILE)
     pool = read_hostfile(hostfile)
-    slots = _chosen(pool, given.include or "", given.exclude or "", num_nodes, num_gpus, hostfile)
+    slots = _chosen(pool, given, hostfile)
     several = len(slots) > 1 or given.force_multi
+    own_ssh = several and not given.no_ssh and (given.launcher or "pdsh").lower() == "pdsh"
+    for host in slots:
+        if own_ssh and ":" in host:
+            raise UserError(
+                f"{hostfile}: `{host}` is no host name for pdsh, which reads a colon as its own "
+                "syntax; write a name or an IPv4 address, such as `node1 slots=8`"
+            )
     return DeepSpeedLaunch(
         hostfile,
         slots,
-        own_ssh=several and not given.no_ssh and (given.launcher or "pdsh").lower() == "pdsh",
+        own_ssh=own_ssh,
+        local=not several and not given.no_ssh,
         check_ssh=not given.no_ssh_check,
-        ssh_port=ssh_port,
-        venv_script=given.venv_script,
+        filters=_filters(given),
+        ssh_port=given.ssh_port,
+        bare={
+            f"--{name}": value
+            for name in ("venv_script", "enable_each_rank_log")
+            if (value := getattr(given, name))
+        },
         words=(given.user_script, *given.user_args),
     )
 
@@ -171,29 +201,55 @@ class _Parser(argparse.ArgumentParser):
         raise _Unreadable(message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _deepspeed_call(command: Sequence[str]) -> tuple[argparse.Namespace | None, str | None]:
+    """Returns the options of `deepspeed` in a launch command, and why it would refuse them.
+
+    A container or environment may be called `deepspeed` too (`conda run -n deepspeed deepspeed
+    ...`): of all such words the last one counts that reads as a call with a host file.
+    """
+    end = command.index("pretrain") if "pretrain" in command else len(command)
+    calls: list[tuple[argparse.Namespace | None, str | None]] = []
+    for place, word in enumerate(command[:end]):
+        if Path(word).name in PROGRAMS:
+            given, problem = _parse(command[place + 1 :])
+            before = command[place - 1] if place else ""
+            no_hosts = given is None or given.hostfile is None
+            if problem and no_hosts and before.startswith("-") and before != "-m":
+                continue  # the value of an option: `docker run --name deepspeed --rm ...`
+            calls.append((given, problem))
+    calls.reverse()
+    with_hosts = [call for call in calls if call[0] is not None and call[0].hostfile is not None]
+    readable = [call for call in with_hosts if call[1] is None]
+    # Of other launchers `-H` is a list of hosts.
+    return next(iter(readable or with_hosts or calls), (None, None))
+
+
+def _parse(words: Sequence[str]) -> tuple[argparse.Namespace | None, str | None]:
     parser = _Parser(add_help=False)
     for names in VALUE_OPTIONS:
-        parser.add_argument(*names)
+        parser.add_argument(*names, type=int if names[0] in WHOLE_NUMBERS else str)
     for names in SWITCHES:
         parser.add_argument(*names, action="store_true")
     parser.add_argument("user_script")
     parser.add_argument("user_args", nargs=argparse.REMAINDER)
-    return parser
+    parser.set_defaults(include="", exclude="", num_nodes=-1, num_gpus=-1)
+    try:
+        given, unknown = parser.parse_known_args(words)
+    except _Unreadable as error:
+        return None, str(error)
+    return given, f"unrecognized arguments: {' '.join(unknown)}" if unknown else None
 
 
 def _problem_of(host: str) -> str | None:
-    """Returns why pdsh, ssh or DeepSpeed would take a host for something else; None: it is fine."""
+    """Returns why ssh or DeepSpeed would take a host for something else; None: it is fine."""
     user, at, name = host.rpartition("@")
     if at and not _USER.fullmatch(user):
         return f"`{user}` is no user"
-    if ":" in name:
-        return "pdsh reads a colon as its own syntax, so an IPv6 address needs a name"
-    if re.fullmatch(r"[0-9.]+", name):
+    if ":" in name or re.fullmatch(r"[0-9.]+", name):
         try:
-            ipaddress.IPv4Address(name)
+            ipaddress.ip_address(name)
         except ValueError:
-            return "no IPv4 address"
+            return f"no IPv{6 if ':' in name else 4} address"
         return None
     labels = name.removesuffix(".").split(".")
     if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
@@ -201,10 +257,31 @@ def _problem_of(host: str) -> str | None:
     return None
 
 
-def _chosen(
-    pool: dict[str, int], include: str, exclude: str, num_nodes: int, num_gpus: int, path: Path
-) -> dict[str, int]:
+def _is_this_machine(host: str) -> bool:
+    """Whether a name or address is one of this machine, as far as it can be looked up."""
+    try:
+        found = socket.getaddrinfo(host.rpartition("@")[2], 0, type=socket.SOCK_DGRAM)
+    except OSError:
+        return False
+    for family, kind, _, _, address in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind) as own:
+            own.bind(address)  # no address of another machine can be bound
+            return True
+    return False
+
+
+def _filters(given: argparse.Namespace) -> tuple[str, ...]:
+    texts = [f"--{name}" for name in ("include", "exclude") if getattr(given, name)]
+    return (
+        *texts,
+        *(f"--{name}" for name in ("num_nodes", "num_gpus") if getattr(given, name) >= 0),
+    )
+
+
+def _chosen(pool: dict[str, int], given: argparse.Namespace, path: Path) -> dict[str, int]:
     """Returns the processes of the hosts that DeepSpeed starts: `parse_resource_filter` there."""
+    include, exclude = given.include, given.exclude
+    num_nodes, num_gpus = given.num_nodes, given.num_gpus
     if (include and exclude) or ((include or exclude) and (num_nodes >= 0 or num_gpus >= 0)):
         raise UserError(
             "--include, --exclude and --num_nodes or --num_gpus exclude one another in `deepspeed`;"

@@ -1,6 +1,7 @@
 """What saving does to training while the file system is away."""
 
 import os
+import threading
 import time
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from megaxlm.checkpoint import storage
 from megaxlm.checkpoint.fragments import Fragment
 from megaxlm.checkpoint.reader import CheckpointReader
+from megaxlm.checkpoint.saver import CheckpointSaver
 
 
 def halves(step, rank):
@@ -26,20 +28,21 @@ def test_training_goes_on_past_a_file_system_that_is_away(make_saver, tmp_path, 
     monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 300.0)  # it is woken, or this takes ages
     monkeypatch.setattr(storage, "LONGEST_PAUSE_SECONDS", 300.0)
     folder, hidden = tmp_path / "checkpoints", tmp_path / "hidden"
+    together = threading.Barrier(2, timeout=60)  # that of the saver is in use while it waits
 
     def until_it_waits(saver):
         deadline = time.monotonic() + 60
         while not saver._retrying:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        saver._barrier()
+        together.wait()
 
     def work(rank, saver):
         saver.save_now(1, halves(1, rank), {}, {})
-        saver._barrier()
+        together.wait()
         if rank == 0:
             os.rename(folder, hidden)
-        saver._barrier()
+        together.wait()
         failures = []
         for step in (2, 3, 4):
             saver.save(step, halves(step, rank), {}, {})
@@ -47,7 +50,7 @@ def test_training_goes_on_past_a_file_system_that_is_away(make_saver, tmp_path, 
             failures.append(saver.last_failure)
         if rank == 0:
             os.rename(hidden, folder)
-        saver._barrier()
+        together.wait()
         saver.save_now(5, halves(5, rank), {}, {})  # wakes step 4, which is written now
         return failures, saver.saved_step, saver.last_failure
 
@@ -66,3 +69,30 @@ def test_training_goes_on_past_a_file_system_that_is_away(make_saver, tmp_path, 
     for step in (2, 3):
         assert any(f"no checkpoint of step {step}, training goes on" in line for line in lines)
     assert not any("larger checkpoint.every_steps" in line for line in lines)
+
+
+def test_a_try_that_takes_long_after_one_that_failed_is_the_file_system_s_fault(
+    tmp_path, monkeypatch
+):
+    """Not that of checkpoints that come too often."""
+    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.01)
+    tries, second, released, said = [], threading.Event(), threading.Event(), []
+    saver = CheckpointSaver(tmp_path, retry_seconds=60, say=said.append)
+
+    def write(step, *_):
+        tries.append(step)
+        if len(tries) == 1:
+            raise storage.StorageError("the file system is away", transient=True)
+        if len(tries) == 2:
+            second.set()
+            assert released.wait(60)
+
+    monkeypatch.setattr(saver._writer, "save", write)
+    saver.save(2, [], {}, {})
+    assert second.wait(60)
+    threading.Timer(0.2, released.set).start()
+    saver.save(3, [], {}, {})
+    saver.close()
+    assert tries == [2, 2, 3] and saver.saved_step == 3
+    assert said[0].startswith("the file system is away; trying again")
+    assert said[1:] == ["the checkpoint of step 2 could be written now"]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from megaxlm.config.deepspeed import resolve_deepspeed_config
-from megaxlm.config.deepspeed_keys import CONTRADICTS, READ_AT, REFUSED, ZERO_KEYS
+from megaxlm.config.deepspeed import builtin_deepspeed_config, resolve_deepspeed_config
+from megaxlm.config.deepspeed_keys import CONTRADICTS, READ_AT, REFUSED, ZERO_DEFAULTS, ZERO_KEYS
 from megaxlm.config.idle_keys import refuse_idle_run_keys
 from megaxlm.config.load import dump_config, load_config
 from megaxlm.config.pretrain import PretrainConfig
@@ -127,7 +127,8 @@ def test_a_key_is_taken_where_deepspeed_reads_it_and_nowhere_else(key: str, stag
         ),
         ({"vocabulary_size": 64}, {}, ["`vocabulary_size`", "set model.vocab_size"]),
         ({"aio": {"thread_count": 2}}, {}, ["`aio`", "delete it"]),
-        ({"dataloader_drop_last": True}, {}, ["`dataloader_drop_last`", "delete it"]),
+        ({"dataloader_drop_last": True}, {}, ["`dataloader_drop_last` is true", "use false"]),
+        ({"disable_allgather": True}, {}, ["`disable_allgather` is true", "use false"]),
         ({"pipeline": {"use_reentrant": False}}, {}, ["`pipeline.use_reentrant`", "delete it"]),
     ],
 )
@@ -137,6 +138,20 @@ def test_what_would_do_nothing_is_refused(
     said = refusal(raw, **training)
     for part in parts:
         assert part in said, said
+
+
+@pytest.mark.parametrize("key", ["dataloader_drop_last", "disable_allgather", "prescale_gradients"])
+def test_a_switch_of_what_is_not_done_may_be_off(key: str) -> None:
+    assert resolve_deepspeed_config({key: False}, run(), 4)[key] is False
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_auto_passes_for_every_pinned_key_at_every_stage(stage: int) -> None:
+    built_in = [builtin_deepspeed_config(number)["zero_optimization"] for number in (1, 3)]
+    assert set(ZERO_DEFAULTS) | {"stage"} == set(built_in[0]) | set(built_in[1])
+    raw = {"zero_optimization": {"stage": stage, **dict.fromkeys(ZERO_DEFAULTS, "auto")}}
+    config = resolve_deepspeed_config(raw, run(), 4)
+    assert "auto" not in config["zero_optimization"].values()
 
 
 def test_stage_1_in_bf16_takes_what_another_optimizer_would_read() -> None:
@@ -187,14 +202,19 @@ def test_stage_1_in_bf16_takes_what_another_optimizer_would_read() -> None:
     ],
 )
 def test_settings_of_the_run_that_would_do_nothing(
-    settings: dict[str, Any], key: str, mended: dict[str, Any]
+    settings: dict[str, Any], key: str, mended: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
         refuse_idle_run_keys(run(settings), "run.yaml")
     said = str(caught.value)
-    assert said.startswith(f"run.yaml: {key}") and "; delete it, or use " in said
+    assert said.startswith(f"run.yaml: {key}") and "; delete it (or give --set " in said
     assert "\n" not in said and caught.value.exit_code == EXIT_BAD_USAGE
     refuse_idle_run_keys(run(mended))
+    # What a config file gives can be taken back on the command line as the message says.
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_config(run(settings)))
+    override = said.partition("--set ")[2].partition(")")[0]
+    refuse_idle_run_keys(load_config(PretrainConfig, path, [override]))
 
 
 def test_segments_count_where_pairs_are_attended_across() -> None:

@@ -85,7 +85,7 @@ def test_a_host_file_without_hosts_is_refused_before_deepspeed_trains_here_alone
 ) -> None:
     hosts = tmp_path / "hosts"
     given = [f"{option}{hosts}"] if option.endswith("=") else [option, str(hosts)]
-    launch = ["/usr/bin/deepspeed", *given, "--module", "megaxlm", "pretrain", config]
+    launch = ["/usr/bin/deepspeed", *given, "--no_ssh_check", "megaxlm", "pretrain", config]
     if content is not None:
         hosts.write_text(content)
     assert cli.main(["supervise", "--", *launch]) == 2

@@ -8,13 +8,19 @@ from deepspeed.launcher import runner
 
 from megaxlm.errors import EXIT_BAD_USAGE, UserError
 from megaxlm.supervise import deepspeed_launch
-from megaxlm.supervise.deepspeed_launch import SWITCHES, VALUE_OPTIONS, read_hostfile, read_launch
+from megaxlm.supervise.deepspeed_launch import (
+    SWITCHES,
+    VALUE_OPTIONS,
+    WHOLE_NUMBERS,
+    read_hostfile,
+    read_launch,
+)
 
 HOSTS = """\
 # the first rack
 node1 slots=4
-node2.cluster.local  slots=2 # and its note
-10.0.0.3\tslots=8 max_slots=8
+node2.cluster.local  slots=2# slots=4 before
+10.0.0.3\tslots=8 max_slots=8 gpu=a100 # and its note
 
 me@node_4 slots=1
 """
@@ -50,6 +56,8 @@ def test_every_option_of_deepspeed_is_known(monkeypatch: pytest.MonkeyPatch) -> 
         if action.option_strings and "--help" not in action.option_strings
     }
     assert theirs == known
+    numbers = {action.option_strings[0] for action in seen[0]._actions if action.type is int}
+    assert numbers == set(WHOLE_NUMBERS)
     assert [action.dest for action in seen[0]._actions if not action.option_strings] == [
         "user_script",
         "user_args",
@@ -102,7 +110,9 @@ def test_the_hosts_are_those_that_deepspeed_starts(hosts: Path, options: list[st
         ("$(id) slots=1", ["is no host name"]),
         ("a..b slots=1", ["is no host name"]),
         ("10.0.0.300 slots=1", ["no IPv4 address"]),
-        ("fe80::1 slots=1", ["IPv6 address needs a name"]),
+        ("fe80:::1 slots=1", ["no IPv6 address"]),
+        ("node1:22 slots=1", ["no IPv6 address"]),
+        ("node1 slots=4 gpu=a100 slots=8", ["is not a host"]),
         ("-l@node1 slots=1", ["`-l` is no user"]),
         ("node-" + 70 * "a" + " slots=1", ["is no host name"]),
     ],
@@ -162,6 +172,57 @@ def test_whether_deepspeed_goes_to_the_hosts(
     launch = read_launch(["deepspeed", f"--hostfile={path}", *options, *PROGRAM])
     assert launch is not None and launch.own_ssh is own_ssh
     assert launch.check_ssh and launch.ssh_port is None
+    assert launch.local is (len(launch.slots) == 1 and not own_ssh)
+
+
+def test_values_that_every_host_gets_bare_are_read(hosts: Path) -> None:
+    given = ["--venv_script", "~/venv/bin/activate", "--enable_each_rank_log=logs"]
+    launch = read_launch(["deepspeed", "-H", str(hosts), *given, *PROGRAM])
+    assert launch is not None and launch.bare == {
+        "--venv_script": "~/venv/bin/activate",
+        "--enable_each_rank_log": "logs",
+    }
+
+
+def test_what_pdsh_reads_in_its_own_way_is_refused_where_pdsh_is_used(hosts: Path) -> None:
+    hosts.write_text("fe80::1 slots=1\nnode1 slots=2\n")
+    assert "`fe80::1` is no host name for pdsh" in refusal(hosts)
+    assert "is no host name for pdsh" in refusal(hosts, "--num_nodes", "1", "--force_multi")
+    for options in (["--launcher", "mpich"], ["--no_ssh"], ["--include", "node1"]):
+        launch = read_launch(["deepspeed", "-H", str(hosts), *options, *PROGRAM])
+        assert launch is not None and not launch.own_ssh
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["conda", "run", "-n", "deepspeed"],
+        ["docker", "exec", "deepspeed"],
+        ["docker", "run", "--name", "deepspeed", "--rm", "image"],
+        ["/envs/deepspeed", "python", "-m", "deepspeed"],
+        ["sudo", "-E"],
+    ],
+)
+def test_what_else_is_called_deepspeed_hides_no_launch(hosts: Path, before: list[str]) -> None:
+    command = [*before, "deepspeed", "--hostfile", str(hosts), *PROGRAM]
+    assert read_launch(command, strict=True) == read_launch(command[len(before) :])
+    assert read_launch([*before, "torchrun", "-m", *PROGRAM[1:]], strict=True) is None
+    hosts.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_launch(command)
+
+
+def test_what_deepspeed_would_not_read_is_refused_in_its_words(hosts: Path) -> None:
+    for options, said in (
+        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["--num_nodes", "x"], "argument --num_nodes: invalid int value: 'x'"),
+    ):
+        for before in ([], ["docker", "exec", "deepspeed"]):
+            command = [*before, "deepspeed", *options, "-H", str(hosts), *PROGRAM]
+            with pytest.raises(UserError, match=said):
+                read_launch(command, strict=True)
+    with pytest.raises(UserError, match="unrecognized arguments: --bogus"):
+        read_launch(["deepspeed", "--bogus", *PROGRAM], strict=True)
 
 
 def test_without_hosts_there_is_nothing_to_read(
@@ -169,7 +230,7 @@ def test_without_hosts_there_is_nothing_to_read(
 ) -> None:
     assert read_launch(["deepspeed", "--num_gpus", "2", *PROGRAM]) is None
     assert read_launch(["torchrun", "-H", "a,b", *PROGRAM]) is None
-    assert read_launch(["deepspeed", "-H", str(hosts), "--bogus", *PROGRAM]) is None
+    assert read_launch(["deepspeed", "--bogus", *PROGRAM]) is None
     monkeypatch.setattr(deepspeed_launch, "DEFAULT_HOSTFILE", str(hosts))
     launch = read_launch(["deepspeed", *PROGRAM])
     assert launch is not None and launch.slots == POOL

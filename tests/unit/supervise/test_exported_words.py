@@ -24,16 +24,24 @@ FOLDER = Path("/work")  # neither is there, so no file of variables is read
 HOME = Path("/nobody")
 
 
-def launch_of(*words: str, venv_script: str | None = None) -> DeepSpeedLaunch:
-    slots = {"node1": 1, "node2": 1}
-    return DeepSpeedLaunch(Path("hosts"), slots, True, True, None, venv_script, ("megaxlm", *words))
+def launch_of(
+    *arguments: str, program: str = "megaxlm", bare: dict[str, str] | None = None
+) -> DeepSpeedLaunch:
+    slots, words = {"node1": 1, "node2": 1}, (program, *arguments)
+    return DeepSpeedLaunch(Path("hosts"), slots, True, False, True, (), None, bare or {}, words)
 
 
 def refusal(
-    *words: str, folder: Path = FOLDER, home: Path = HOME, venv: str | None = None, **env: str
+    *words: str,
+    folder: Path = FOLDER,
+    home: Path = HOME,
+    program: str = "megaxlm",
+    bare: dict[str, str] | None = None,
+    **env: str,
 ) -> str:
+    launch = launch_of(*words, program=program, bare=bare)
     with pytest.raises(UserError) as caught:
-        refuse_what_shells_change(launch_of(*words, venv_script=venv), env, folder, home)
+        refuse_what_shells_change(launch, env, folder, home)
     assert caught.value.exit_code == EXIT_BAD_USAGE and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -46,11 +54,13 @@ def passes(launch: DeepSpeedLaunch, environment: dict[str, str]) -> bool:
     return True
 
 
-def sent(words: list[str], exports: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Arguments and variables as a host gets them from DeepSpeed's own command line."""
+def sent(
+    words: list[str], exports: dict[str, str], script: str = "x"
+) -> tuple[list[str], dict[str, str]]:
+    """Program and arguments, and variables, as a host gets them from DeepSpeed's own command."""
     args = argparse.Namespace(
         user_args=words,
-        user_script="x",
+        user_script=script,
         launcher_args="",
         ssh_port=None,
         venv_script=None,
@@ -67,12 +77,13 @@ def sent(words: list[str], exports: dict[str, str]) -> tuple[list[str], dict[str
         theirs.add_export(name, value)
     command, _, _ = theirs.get_cmd({}, {"node1": [0]})
     exported = next(word for word in command if word.startswith("export") or not word)
-    line = " ".join(["printf '%s\\0'", *theirs.user_arguments]) + "; env -0"
+    line = " ".join(["printf '%s\\0'", *command[command.index(script) :]]) + "; env -0"
     # As ssh has it: one string for the shell of the host, in some folder with files.
     done = subprocess.run(["bash", "-c", exported + line], env={}, cwd="/", capture_output=True)
     parts = done.stdout.decode(errors="replace").split("\0")
-    found = dict(part.split("=", 1) for part in parts[len(words) :] if "=" in part)
-    return parts[: len(words)], found
+    ends = len(words) + 1
+    found = dict(part.split("=", 1) for part in parts[ends:] if "=" in part)
+    return parts[:ends], found
 
 
 TEXTS = st.text(st.sampled_from("aZ09_ @%+=:,./-'\"\\$`;&|<>(){}[]*?~#!\n\t"), max_size=8)
@@ -84,12 +95,17 @@ TEXTS = st.text(st.sampled_from("aZ09_ @%+=:,./-'\"\\$`;&|<>(){}[]*?~#!\n\t"), m
 @example(value="it's", word='a "quoted" word')
 @example(value="", word="schedule.name=wsd")
 @example(value="a#b", word="#")
+@example(value="a~b", word="run#1")
+@example(value="~", word="a~b")
+@example(value="a:~", word="a=~")
 def test_what_passes_arrives_as_it_was(value: str, word: str) -> None:
     # printf takes `--` and `%` of arguments as they are; pdsh, which is not here, replaces some %.
     if passes(launch_of(), {"NCCL_X": value}):
         assert sent([], {"NCCL_X": value})[1].get("NCCL_X") == value.strip()
     if passes(launch_of(word), {}):
-        assert sent([word], {})[0] == [word]
+        assert sent([word], {})[0] == ["x", word]
+    if passes(launch_of(program=word), {}):
+        assert sent([], {}, word)[0] == [word]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +117,7 @@ def test_what_passes_arrives_as_it_was(value: str, word: str) -> None:
         ("a\\b", "`\\`"),
         ("a\nreboot", "a newline"),
         ("job-%h", "`%h`, which pdsh replaces"),
-        ("100%%", "`%%`"),
+        ("%%%u", "`%u`"),
     ],
 )
 @pytest.mark.parametrize("name", [f"{prefix}_X" for prefix in EXPORTED_PREFIXES])
@@ -129,7 +145,8 @@ def test_the_variables_are_those_that_deepspeed_exports() -> None:
         ("A=1\nB=$HOME\n", [":2: the value of B", "`$`"]),
         ("A=1\n\nB=2\n", [":2: not NAME=VALUE", "empty lines"]),
         ("# note\n", [":1: not NAME=VALUE", "comments"]),
-        ("export A=1\n", [":1: `export A` is no name of a variable"]),
+        ("\n", [":1: not NAME=VALUE"]),
+        ("export A B=1\n", [":1: `A B` is no name of a variable"]),
         ("A;B=1\n", ["`A;B` is no name"]),
         ('A="1"\n', ["the value of A", '`"`']),
     ],
@@ -147,6 +164,18 @@ def test_the_files_of_variables_are_read(
         assert part in said, said
     path.write_text("A = some text, and more\nNCCL_DEBUG=INFO")
     refuse_what_shells_change(launch_of(), {}, places["folder"], places["home"])
+    path.write_text("")
+    refuse_what_shells_change(launch_of(), {}, places["folder"], places["home"])
+    path.write_text("export A=some text\n")
+    refuse_what_shells_change(launch_of(), {}, places["folder"], places["home"])
+    assert sent([], {"export A": "some text"})[1]["A"] == "some text"
+
+
+def test_what_pdsh_replaces_on_purpose_passes() -> None:
+    assert passes(launch_of(), {"NCCL_DEBUG_FILE": "/tmp/nccl.%h.%p"})
+    assert "`%u`" in refusal(NCCL_DEBUG_FILE="/tmp/%h.%u")
+    assert "`%%h` arrives as `%h`" in refusal(NCCL_X="/tmp/%h")
+    assert passes(launch_of("run-%%h"), {"NCCL_X": "/tmp/%%h"})
 
 
 def test_the_file_of_variables_may_have_another_name(tmp_path: Path) -> None:
@@ -163,6 +192,10 @@ def test_the_file_of_variables_may_have_another_name(tmp_path: Path) -> None:
         ("a=*", "`*`"),
         ("a='b'", "`'`"),
         ("a=\tb", "a tab"),
+        ("#1", "`#`"),
+        ("~/run", "`~`"),
+        ("run_dir=~/run", "`~`"),
+        ("a:~", "`~`"),
         ("a b $c", "`$`"),
         ("", "nothing"),
     ],
@@ -175,4 +208,8 @@ def test_an_argument_that_would_change_is_named(word: str, shown: str) -> None:
 
 def test_folders_stand_bare() -> None:
     assert "the folder '/my work' has a space" in refusal(folder=Path("/my work"))
-    assert "--venv_script '/a;b' has `;`" in refusal(venv="/a;b")
+    assert "--venv_script '/a;b' has `;`" in refusal(bare={"--venv_script": "/a;b"})
+    assert "has a space" in refusal(bare={"--enable_each_rank_log": "my logs"})
+    assert "the program 'my run.py' has a space" in refusal(program="my run.py")
+    assert "the program '' has nothing in it" in refusal(program="")
+    assert passes(launch_of(bare={"--venv_script": "~/venv/bin/activate"}), {})

@@ -11,6 +11,7 @@ import pytest
 from megaxlm import cli
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 from megaxlm.supervise import preflight, supervisor
+from megaxlm.supervise.deepspeed_launch import DeepSpeedLaunch
 from megaxlm.supervise.preflight import require_reachable
 
 PROGRAM = ["--module", "megaxlm", "pretrain", "run.yaml"]
@@ -20,7 +21,7 @@ SSH = """\
 echo "$@" >>{log}
 for word in "$@"; do
     case "$word" in
-    away-1 | away-2) echo "ssh: connect to host $word port 22: Connection refused" >&2; exit 255 ;;
+    *away-1 | away-2) echo "ssh: connect to host $word port 22: Connection refused" >&2; exit 255 ;;
     locked) echo "Permission denied (publickey)." >&2; exit 255 ;;
     broken) exit 1 ;;
     silent) exec sleep 60 ;;
@@ -62,9 +63,16 @@ def launch(tmp_path: Path) -> Launch:
     return command
 
 
-def refusal(*hosts: str) -> str:
+def launch_of(
+    *hosts: str, port: int | None = None, filters: tuple[str, ...] = ()
+) -> DeepSpeedLaunch:
+    slots = dict.fromkeys(hosts, 1)
+    return DeepSpeedLaunch(Path("hosts"), slots, True, False, True, filters, port, {}, ("megaxlm",))
+
+
+def refusal(*hosts: str, filters: tuple[str, ...] = ()) -> str:
     with pytest.raises(UserError) as caught:
-        require_reachable(hosts)
+        require_reachable(launch_of(*hosts, filters=filters))
     assert caught.value.exit_code == EXIT_FOUND_WRONG and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -111,7 +119,7 @@ def test_hosts_that_answer_are_told_of_by_a_check(
 @pytest.mark.parametrize(
     ("hosts", "options"),
     [
-        ("localhost", []),  # ranks are started here, without ssh
+        ("away-1", ["--no_ssh_check"]),
         ("away-1 away-2", ["--no_ssh", "--node_rank", "0"]),
         ("away-1 away-2", ["--no_ssh_check"]),
         ("away-1 away-2", ["--launcher", "mpich"]),
@@ -122,6 +130,58 @@ def test_where_deepspeed_does_not_go_by_ssh_nothing_is_asked(
 ) -> None:
     assert cli.main(["supervise", "--check", "--", *launch(hosts, *options)]) == 0
     assert log.read_text() == ""
+
+
+def test_the_only_host_is_asked_as_deepspeed_does_although_it_starts_the_ranks_here(
+    log: Path, launch: Launch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (log.parent / "bin" / "pdsh").unlink()  # which has no part in it
+    for hosts, options in (("node1", []), ("node1 node2", ["--include", "node1"])):
+        log.write_text("")
+        assert cli.main(["supervise", "--check", "--", *launch(hosts, *options)]) == 0
+        said = capsys.readouterr()
+        assert said.out == "1 host of hosts, 2 processes, it answers by ssh\nok\n"
+        assert "node1 is the only host of hosts that is left" in said.err
+        assert "on this machine; --force_multi starts them on node1" in said.err
+        assert [call.split()[-2] for call in log.read_text().splitlines()] == ["node1"]
+    for options in ([], ["--check"]):
+        assert cli.main(["supervise", *options, "--", *launch("away-1")]) == EXIT_FOUND_WRONG
+        said = capsys.readouterr()
+        assert "away-1 (Connection refused)" in said.err and "leave --hostfile out" in said.err
+        assert "--exclude" not in said.err and "\n" not in said.err.strip()
+    for host in ("localhost", "127.0.0.1", "me@localhost", socket.gethostname()):
+        assert cli.main(["supervise", "--check", "--", *launch(host)]) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_a_way_to_start_without_a_host_is_one_that_deepspeed_takes(log: Path) -> None:
+    assert "give deepspeed --exclude away-1, " in refusal("away-1", "node1")
+    assert "or take its line out of hosts, " in refusal("me@away-1", "node1")
+    assert "or take their lines out of hosts, " in refusal(
+        "away-1", "away-2", "node1", filters=("--num_nodes", "--num_gpus")
+    )
+    assert "or take its line out of hosts, " in refusal("away-1", "node1", filters=("--exclude",))
+    assert "or take it out of --include, " in refusal("away-1", "node1", filters=("--include",))
+    none_left = refusal("away-1", "away-2")
+    assert "mend that, or give deepspeed --no_ssh_check" in none_left
+
+
+def test_options_that_deepspeed_does_not_know_are_refused_by_a_check_alone(
+    log: Path,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(supervisor, "supervise", lambda command, *_: started.append(command) or 0)
+    command = launch("node1 node2", "--no_such_option")
+    assert cli.main(["supervise", "--check", "--", *command]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "unrecognized arguments: --no_such_option" in said[0]
+    assert cli.main(["supervise", "--", *command]) == 0 and started == [command]
+    (log.parent / "hosts").unlink()
+    assert cli.main(["supervise", "--", *command]) == 2
+    assert "the host file of the launch command cannot be read" in capsys.readouterr().err
 
 
 def test_other_launchers_have_no_hosts_to_look_at(
@@ -155,7 +215,7 @@ def test_many_hosts_are_asked_at_the_same_time_and_a_silent_one_is_not_waited_fo
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = time.monotonic()
-    require_reachable([f"slow-{number}" for number in range(20)])
+    require_reachable(launch_of(*(f"slow-{number}" for number in range(20))))
     assert time.monotonic() - began < 10  # one after the other: 20
     monkeypatch.setattr(preflight, "LOOK_SECONDS", 1.0)
     began = time.monotonic()
@@ -179,7 +239,7 @@ def test_programs_that_are_not_there_are_named(
     (log.parent / "bin" / missing).unlink()
     monkeypatch.setenv("PATH", str(log.parent / "bin"))
     with pytest.raises(UserError, match=f"{missing} is not installed here.*--no_ssh"):
-        require_reachable(["node1", "node2"])
+        require_reachable(launch_of("node1", "node2"))
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="needs an ssh client")
@@ -194,6 +254,6 @@ def test_the_real_ssh_against_a_closed_port_and_one_that_says_nothing(
         silent.listen()
         for server, reason in ((closed, "Connection refused"), (silent, "127.0.0.1")):
             with pytest.raises(UserError) as caught:
-                require_reachable(["127.0.0.1", "127.0.0.2"], server.getsockname()[1])
+                require_reachable(launch_of("127.0.0.1", "127.0.0.2", port=server.getsockname()[1]))
             said = str(caught.value)
             assert "127.0.0.1" in said and "127.0.0.2" in said and reason in said, said

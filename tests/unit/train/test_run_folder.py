@@ -151,6 +151,9 @@ def test_layouts_are_compared_as_they_count(tmp_path: Path) -> None:
         "training.zero_stage: 3 -> 1"
     ]
     assert changed_settings(saved, config_of(tmp_path, training={"zero_stage": 3})) == []
+    unresolved = config_of(tmp_path, **by_file).model_dump(mode="json")
+    file.unlink()
+    assert changed_settings(unresolved, config_of(tmp_path, training={"zero_stage": 2})) == []
 
 
 def test_a_decay_that_follows_the_length_is_named_when_it_changes(tmp_path: Path) -> None:
