@@ -32,7 +32,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 
 from gpu_timing import Ceilings, Timing, measure, measure_ceilings, rotation
-from kernel_cases import Case, Inputs, Op, elementwise_cases, loss_case, make_inputs
+from kernel_cases import (
+    Case,
+    Inputs,
+    Op,
+    elementwise_cases,
+    embedding_case,
+    loss_case,
+    make_inputs,
+)
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -78,10 +86,7 @@ def check(case: Case, device: torch.device) -> str:
     inputs = make_inputs(case, device, 5)
     wide = {name: one.detach().double().requires_grad_() for name, one in inputs.items()}
     exact = (*outputs_of(case.reference, wide), *forward_and_backward(case.reference)(wide))
-    torch_op = case.eager
-    if not case.check_eager:  # the same masks: our torch implementation
-        torch_op = functools.partial(case.ours.func, **case.ours.keywords)  # type: ignore[attr-defined]
-        torch_op.keywords["implementation"] = "torch"
+    torch_op = case.same_dropout or case.eager
     eager = (*outputs_of(torch_op, inputs), *forward_and_backward(torch_op)(inputs))
     runs = []
     for _ in range(2):
@@ -166,12 +171,17 @@ def main() -> int:
     choose_implementation("cuda", device)
     ceilings = measure_ceilings(device, arguments.small)
     if arguments.small:
-        cases = [*elementwise_cases(24, 64, 128), loss_case(16, 32, 1003)]
+        cases = [
+            *elementwise_cases(24, 64, 128),
+            embedding_case(200, 64, 1003),
+            loss_case(16, 32, 1003),
+        ]
     else:
         cases = [
             *elementwise_cases(16_384, 1024, 4096),
             *elementwise_cases(65_536, 1024, 4096),
             *elementwise_cases(65_536, 768, 3072),
+            embedding_case(65_536, 1024, 250_002),
             loss_case(2458, 1024, 250_002),
             loss_case(9830, 1024, 250_002),
         ]

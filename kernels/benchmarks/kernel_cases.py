@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megaxlm_kernels.embedding import embedding_layer_norm, embedding_layer_norm_reference
 from megaxlm_kernels.gelu import bias_gelu, bias_gelu_reference, geglu, geglu_reference
 from megaxlm_kernels.layer_norm import (
     add_layer_norm,
@@ -42,7 +43,7 @@ class Case:
     forward_flops: int = 0
     both_flops: int = 0
     others: tuple[tuple[str, Op], ...] = ()
-    check_eager: bool = True  # whether eager draws the same dropout, so that it can be compared
+    same_dropout: Op | None = None  # eager's, with the dropout of ours, where there is dropout
 
 
 def elementwise_cases(rows: int, hidden: int, wide: int) -> list[Case]:
@@ -60,7 +61,7 @@ def elementwise_cases(rows: int, hidden: int, wide: int) -> list[Case]:
             4 * narrow,
             8 * narrow,  # backward: gradient and sum in, gradients of residual and x out
             others=_optional(_apex_layer_norm),
-            check_eager=False,
+            same_dropout=functools.partial(add_layer_norm, **drawn),
         ),
         Case(
             f"add_rms_norm {rows} x {hidden}",
@@ -70,7 +71,7 @@ def elementwise_cases(rows: int, hidden: int, wide: int) -> list[Case]:
             _eager_rms_norm,
             4 * narrow,
             8 * narrow,
-            check_eager=False,
+            same_dropout=functools.partial(add_rms_norm, **drawn),
         ),
         Case(
             f"bias_gelu {rows} x {wide}",
@@ -93,6 +94,36 @@ def elementwise_cases(rows: int, hidden: int, wide: int) -> list[Case]:
         ),
     ]
     return cases
+
+
+def embedding_case(rows: int, hidden: int, vocab: int, seq_len: int = 512) -> Case:
+    """Tables, norm and dropout; words as uneven as those of a language."""
+
+    def bound(op: Op, **options: Any) -> Op:
+        def run(word: Tensor, position: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+            tokens = _word_ids(rows, vocab, word.device)
+            positions = torch.arange(rows, device=word.device) % seq_len
+            arguments = (tokens, word, positions, position, gamma, beta, EPS, DROPOUT, 7)
+            return op(*arguments, **options)
+
+        return run
+
+    narrow = 2 * rows * hidden
+    return Case(
+        f"embedding_layer_norm {rows} x {hidden}, {vocab} words",
+        {
+            "word": (vocab, hidden),
+            "position": (seq_len, hidden),
+            "gamma": (hidden,),
+            "beta": (hidden,),
+        },
+        bound(embedding_layer_norm_reference),
+        bound(embedding_layer_norm, implementation="cuda"),
+        bound(_eager_embedding),
+        4 * narrow,
+        8 * narrow + 2 * vocab * hidden,  # the gradient of all words is written
+        same_dropout=bound(embedding_layer_norm),
+    )
 
 
 def loss_case(targets: int, hidden: int, vocab: int) -> Case:
@@ -124,6 +155,14 @@ def loss_case(targets: int, hidden: int, vocab: int) -> Case:
 
 
 @functools.cache
+def _word_ids(count: int, vocab: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    ids = (torch.rand(count, generator=generator) ** 6 * (vocab - 1)).long()
+    ids[torch.rand(count, generator=generator) < 0.12] = vocab - 1  # <mask>
+    return ids.to(device)
+
+
+@functools.cache
 def _target_ids(targets: int, vocab: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, vocab, (targets,), generator=generator).to(device)
@@ -139,6 +178,19 @@ def _eager_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     total = residual + F.dropout(x + bias, DROPOUT)
     return F.layer_norm(total, x.shape[1:], gamma, beta, EPS), total
+
+
+def _eager_embedding(
+    tokens: Tensor,
+    word: Tensor,
+    positions: Tensor,
+    position: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *_: Any,
+) -> Tensor:
+    hidden = F.embedding(tokens, word) + F.embedding(positions, position)
+    return F.dropout(F.layer_norm(hidden, gamma.shape, gamma, beta, EPS), DROPOUT)
 
 
 def _eager_rms_norm(

@@ -22,7 +22,7 @@ def run_small(script: str, results: Path) -> tuple[dict[str, Any], str]:
 
 def test_every_op_is_checked_and_timed(builds: Path, tmp_path: Path) -> None:
     found, said = run_small("benchmark_kernels.py", tmp_path)
-    assert len(found["verdicts"]) == 5 and set(found["verdicts"].values()) == {"right"}
+    assert len(found["verdicts"]) == 6 and set(found["verdicts"].values()) == {"right"}
     timed = {(row["case"], row["contender"], row["direction"]) for row in found["rows"]}
     for case in found["verdicts"]:
         for direction in ("forward", "both"):

@@ -22,6 +22,8 @@ CAPS = {
     "finish_column_sums": 40,
     "add_layer_norm_backwardIf": 128,  # fp32: at most 512 threads a block
     "cross_entropy": 64,  # 1024 threads a block leave no more
+    "embedding_": 80,  # 6 blocks of 128 threads an SM
+    "row_dropout": 48,
     "bias_gelu_forward": 80,  # 6 blocks of 128 threads an SM; 10 in bf16, not gated
     "bias_gelu_backwardIf": 128,
     "bias_gelu_backward": 96,
@@ -57,7 +59,7 @@ def test_every_kernel_is_there_for_every_architecture(
 ) -> None:
     assert built.architectures == ARCHITECTURES
     count = Counter(kernel.architecture for kernel in kernels)
-    assert count["80"] == count["90a"] >= 63 and set(count) == set(ARCHITECTURES)
+    assert count["80"] == count["90a"] >= 75 and set(count) == set(ARCHITECTURES)
     log = (built.path.parent / "build.log").read_text(encoding="utf-8")
     assert log.count("Compiling entry function") == len(kernels)  # none was overlooked
     assert all(path.name in log for path in SOURCES.glob("*.cu"))
