@@ -155,8 +155,8 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] | None = None  # None: what the DeepSpeed file says
     gradient_clipping: float = Field(default=1.0, ge=0)  # 0: no clipping
     deepspeed_config: Path | None = None  # None: the built-in file of zero_stage (default 1)
-    # Norms, activations and the loss by the library of `megaxlm_kernels`: `auto` takes it where
-    # there is a GPU and the library is built or can be. It has run on no GPU as yet.
+    # Embedding, norms, activations and the loss by the library of `megaxlm_kernels`: `auto` takes
+    # it where there is a GPU and the library is built or can be. It has run on no GPU as yet.
     kernels: Literal["torch", "cuda", "auto"] = "torch"
 
     @model_validator(mode="after")

@@ -6,16 +6,24 @@ position table on import and exported as zeros, so there is no parameter for it 
 
 from __future__ import annotations
 
+from megaxlm_kernels.embedding import embedding_layer_norm
 from torch import Tensor, nn
 
 from megaxlm.config.pretrain import ModelConfig
-from megaxlm.model.dropout_key import AFTER_EMBEDDINGS, EMBEDDINGS, DropoutKey, drop_out
+from megaxlm.model.dropout_key import (
+    AFTER_EMBEDDINGS,
+    EMBEDDINGS,
+    DropoutKey,
+    drop_out,
+    kernel_seed,
+)
+from megaxlm.model.fused import UsesKernels
 
 # fairseq numbers positions from pad_token_id + 1, so the first two rows of the table stay unused.
 POSITION_OFFSET = 2
 
 
-class Embeddings(nn.Module):
+class Embeddings(UsesKernels):
     """Word and position embeddings, LayerNorm (post-LN family only) and dropout."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -39,10 +47,36 @@ class Embeddings(nn.Module):
         dropout_key: DropoutKey | None = None,
     ) -> Tensor:  # (tokens, hidden)
         """Looks up and sums; `dropout_key` is that of `megaxlm.model.dropout_key`."""
-        hidden = self.word(tokens) + self.position(positions + POSITION_OFFSET)
+        positions = positions + POSITION_OFFSET
+        # ZeRO-3 gathers a table for the module that holds it, and for its forward alone.
+        if self.fused and not hasattr(self.word.weight, "ds_id"):
+            return self._fused(tokens, positions, dropout_key)
+        hidden = self.word(tokens) + self.position(positions)
         if self.norm is not None:
             hidden = self.norm(hidden)
         if not self.training:
             return hidden  # type: ignore[no-any-return]
         drawn = dropout_key and dropout_key.layer(EMBEDDINGS, hidden.device)
         return drop_out(hidden, self.dropout_prob, drawn, AFTER_EMBEDDINGS)
+
+    def _fused(
+        self, tokens: Tensor, positions: Tensor, dropout_key: DropoutKey | None
+    ) -> Tensor:  # (tokens, hidden)
+        prob, seed, places = self.dropout_prob if self.training else 0.0, 0, None
+        if prob:
+            seed = kernel_seed(dropout_key, EMBEDDINGS, AFTER_EMBEDDINGS)
+            places = None if dropout_key is None else dropout_key.places(tokens.device)
+        norm = self.norm
+        return embedding_layer_norm(
+            tokens,
+            self.word.weight,
+            positions,
+            self.position.weight,
+            None if norm is None else norm.weight,
+            None if norm is None else norm.bias,
+            0.0 if norm is None else norm.eps,
+            prob,
+            seed,
+            places,
+            implementation=self.kernels,
+        )
