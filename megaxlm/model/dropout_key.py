@@ -10,6 +10,7 @@ micro-batch: there another `micro_batch_size` drops other units.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,8 +43,7 @@ class DropoutKey:
 
     def places(self, device: torch.device) -> Tensor:
         """Returns each token's position in the stream, (tokens,) int64, which kernels draw by."""
-        rows = torch.tensor(self.row_ids, device=device)[:, None] * self.seq_len
-        return (rows + torch.arange(self.seq_len, device=device)).flatten()
+        return _places(self.row_ids, self.seq_len, device)
 
     def layer(self, index: int, device: torch.device) -> LayerDropout | None:
         """Returns what a layer draws from; None, on CUDA, where it is torch's generator."""
@@ -159,6 +159,12 @@ def kernel_seed(key: DropoutKey | None, index: int, place: int) -> int:
     if key is None:
         return int(torch.empty((), dtype=torch.int64).random_())
     return _hash(key.seed, index, place)
+
+
+@functools.lru_cache(maxsize=8)  # every layer asks, and a copy to a device makes the host wait
+def _places(row_ids: tuple[int, ...], seq_len: int, device: torch.device) -> Tensor:
+    rows = torch.tensor(row_ids, device=device)[:, None] * seq_len
+    return (rows + torch.arange(seq_len, device=device)).flatten()
 
 
 def _hash(*words: int) -> int:
