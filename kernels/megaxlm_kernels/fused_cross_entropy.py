@@ -49,6 +49,15 @@ def fused_linear_cross_entropy(
     return loss_sum, target_losses
 
 
+def taken_gradients(ctx: Any) -> tuple[Tensor | None, ...]:
+    """Returns what forward left for backward, which scales it in place, and so but once."""
+    if ctx.gradients is None:
+        raise RuntimeError("linear_cross_entropy: backward ran twice over one forward")
+    gradients: tuple[Tensor | None, ...] = ctx.gradients
+    ctx.gradients = None
+    return gradients
+
+
 class _FusedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -130,9 +139,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("linear_cross_entropy: backward ran twice over one forward")
-        gradients, ctx.gradients = ctx.gradients, None
+        gradients = taken_gradients(ctx)
         scaled: list[Tensor | None] = [None] * 3
         if grad_loss is not None:
             factor = grad_loss * ctx.peak

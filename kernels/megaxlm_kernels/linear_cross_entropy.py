@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megaxlm_kernels.checks import check_implementation, check_probability
-from megaxlm_kernels.fused_cross_entropy import fused_linear_cross_entropy
+from megaxlm_kernels.fused_cross_entropy import fused_linear_cross_entropy, taken_gradients
 from megaxlm_kernels.library import Implementation, ensure_loaded
 from megaxlm_kernels.vocabulary_shard import VocabularyShard
 
@@ -302,9 +302,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Scales the gradients that forward has made."""
-        if ctx.gradients is None:
-            raise RuntimeError("linear_cross_entropy: backward ran twice over one forward")
-        gradients, ctx.gradients = ctx.gradients, None
+        gradients = taken_gradients(ctx)
         scaled: list[Tensor | None] = [None] * 3
         if grad_loss is not None:
             # Reading a scalar stalls a GPU; on the CPU it saves a pass over the gradients.

@@ -20,7 +20,7 @@ from megaxlm.supervise.exported_words import (
     refuse_what_shells_change,
 )
 
-FOLDER = Path("/work")  # neither is there, so no file of variables is read
+FOLDER = Path("/nowhere")  # neither is there, so no file of variables is read
 HOME = Path("/nobody")
 
 
