@@ -11,7 +11,13 @@ from torch.autograd.function import once_differentiable
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.model.dropout_attention import dropout_attention
-from megaxlm.model.dropout_key import LayerDropout, SegmentStreams
+from megaxlm.model.dropout_key import (
+    ATTENTION,
+    LayerDropout,
+    RowStreams,
+    SeededRows,
+    SegmentStreams,
+)
 from megaxlm.model.fused import Linear
 from megaxlm.model.segments import Segments
 
@@ -75,7 +81,7 @@ def attend(
         return _attend_grouped(qkv, segments, dropout_prob, drawn)
     if segments.implementation == "varlen":
         return _attend_varlen(qkv, segments, dropout_prob)
-    return _attend_masked(qkv, segments, dropout_prob)
+    return _attend_masked(qkv, segments, dropout_prob, drawn)
 
 
 def attend_reference(
@@ -106,10 +112,10 @@ def _attend_grouped(
         members = part.view(group.num_segments, group.length, *qkv.shape[1:])
         q, k, v = members.permute(2, 0, 3, 1, 4)  # (segments, heads, length, head_dim) each
         if dropout_prob:
-            if drawn is None:
-                streams = SegmentStreams.from_generator(group.num_segments)
-            else:
+            if isinstance(drawn, RowStreams):
                 streams = drawn.segments(group.starts)
+            else:
+                streams = SegmentStreams.from_generator(group.num_segments)
             output = dropout_attention(q, k, v, group.mask, dropout_prob, streams, group.stride)
         else:
             output = F.scaled_dot_product_attention(q, k, v, group.mask)
@@ -138,10 +144,22 @@ def _attend_varlen(qkv: Tensor, segments: Segments, dropout_prob: float) -> Tens
     return output
 
 
-def _attend_masked(qkv: Tensor, segments: Segments, dropout_prob: float) -> Tensor:
+def _attend_masked(
+    qkv: Tensor, segments: Segments, dropout_prob: float, drawn: LayerDropout | None
+) -> Tensor:
     rows = qkv.view(-1, segments.seq_len, *qkv.shape[1:])
     q, k, v = rows.permute(2, 0, 3, 1, 4)  # (rows, heads, seq_len, head_dim) each
-    output = F.scaled_dot_product_attention(q, k, v, segments.row_mask, dropout_prob)
+    mask = segments.row_mask
+    if dropout_prob and isinstance(drawn, SeededRows) and mask is not None:
+        attended = [
+            F.scaled_dot_product_attention(
+                q[row, None], k[row, None], v[row, None], mask[row, None], dropout_prob
+            )
+            for row in drawn.each_row(ATTENTION)
+        ]
+        output = torch.cat(attended)
+    else:
+        output = F.scaled_dot_product_attention(q, k, v, mask, dropout_prob)
     return output.transpose(1, 2).reshape(qkv.shape[0], *qkv.shape[2:])
 
 

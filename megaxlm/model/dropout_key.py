@@ -3,8 +3,9 @@
 The number of ranks, the ZeRO stage, the pipeline, the micro-batch size and a resume then change
 nothing, a recomputed layer drops the same units, and a checkpoint needs no random state.
 
-On the CPU each row, and each segment of a row, has a stream of bits of its own. On CUDA, where the
-kernels draw from torch's generator, that is seeded anew for each layer from the first row of the
+On the CPU each row, and each segment of a row, has a stream of bits of its own. On CUDA the kernels
+draw from torch's generator. In fp32 that is seeded anew for each row; in bf16 and fp16, where one
+launch for all rows counts more than the last digits, for each layer from the first row of the
 micro-batch: there another `micro_batch_size` drops other units.
 """
 
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,22 +47,46 @@ class DropoutKey:
         """Returns each token's position in the stream, (tokens,) int64, which kernels draw by."""
         return _places(self.row_ids, self.seq_len, device)
 
-    def layer(self, index: int, device: torch.device) -> LayerDropout | None:
-        """Returns what a layer draws from; None, on CUDA, where it is torch's generator."""
-        if device.type == "cuda":
-            number = torch.cuda.current_device() if device.index is None else device.index
-            seed = _hash(self.seed, self.row_ids[0], index)
-            torch.cuda.default_generators[number].manual_seed(seed)
+    def layer(self, index: int, hidden: Tensor) -> LayerDropout | None:
+        """Returns what a layer draws from for these hidden states; None: torch's generator."""
+        if hidden.device.type != "cuda":
+            return RowStreams(self, index)
+        number = hidden.device.index
+        generator = torch.cuda.default_generators[number]
+        if hidden.dtype in (torch.bfloat16, torch.float16):
+            generator.manual_seed(_hash(self.seed, self.row_ids[0], index))
             return None
-        return LayerDropout(self, index)
+        return SeededRows(self, index, generator)
 
 
-@dataclass(frozen=True)
-class LayerDropout:
-    """The random bits of one layer for one micro-batch on the CPU."""
+class LayerDropout(ABC):
+    """The random bits of one layer for one micro-batch."""
 
     key: DropoutKey
     index: int
+
+    @abstractmethod
+    def keep_factors(
+        self, place: int, hidden_size: int, dropout_prob: float, dtype: torch.dtype
+    ) -> Tensor:
+        """Returns 0 or 1 / (1 - dropout_prob) for each hidden unit, (tokens, hidden)."""
+
+    def _place(self, place: int) -> int:
+        return self.index - EMBEDDINGS << 2 | place
+
+
+@dataclass(frozen=True)
+class RowStreams(LayerDropout):
+    """Streams of bits of our own, on the CPU."""
+
+    key: DropoutKey
+    index: int
+
+    def keep_factors(
+        self, place: int, hidden_size: int, dropout_prob: float, dtype: torch.dtype
+    ) -> Tensor:
+        """Draws 64 bits at a time for four units."""
+        return keep_factors(self.hidden_levels(place, hidden_size), dropout_prob, dtype)
 
     def hidden_levels(self, place: int, hidden_size: int) -> Tensor:
         """Returns (tokens, hidden) int16, uniform, a stream for each row."""
@@ -79,8 +105,30 @@ class LayerDropout:
         row_ids = [self.key.row_ids[row] for row in rows]
         return SegmentStreams(self.key.seed, self._place(ATTENTION), row_ids, offsets.tolist())
 
-    def _place(self, place: int) -> int:
-        return self.index - EMBEDDINGS << 2 | place
+
+@dataclass(frozen=True)
+class SeededRows(LayerDropout):
+    """Torch's generator of a device, seeded for each row: a kernel launch for each of them."""
+
+    key: DropoutKey
+    index: int
+    generator: torch.Generator  # the one that torch's kernels draw from by default
+
+    def keep_factors(
+        self, place: int, hidden_size: int, dropout_prob: float, dtype: torch.dtype
+    ) -> Tensor:
+        """Draws a row at a time."""
+        shape = (len(self.key.row_ids), self.key.seq_len, hidden_size)
+        keep = torch.empty(shape, dtype=torch.bool, device=self.generator.device)
+        for row in self.each_row(place):
+            keep[row].bernoulli_(1 - dropout_prob, generator=self.generator)
+        return keep.view(-1, hidden_size).to(dtype).mul_(1 / (1 - dropout_prob))
+
+    def each_row(self, place: int) -> Iterator[int]:
+        """Yields each row's number in the micro-batch, the generator seeded for what it drops."""
+        for row, row_id in enumerate(self.key.row_ids):
+            self.generator.manual_seed(_hash(self.key.seed, row_id, self._place(place)))
+            yield row
 
 
 @dataclass(frozen=True)
@@ -146,11 +194,11 @@ def drop_out(
     """Drops out hidden states in training; without a layer as torch's generator has it."""
     if layer is None or not dropout_prob:
         return F.dropout(hidden, dropout_prob)
-    levels = layer.hidden_levels(place, hidden.shape[-1])
-    if keep is not None:
-        levels = levels[keep]
     # In bf16 the factor itself would be rounded, and all hidden states be scaled by the error.
-    factors = keep_factors(levels, dropout_prob, torch.promote_types(hidden.dtype, torch.float32))
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    factors = layer.keep_factors(place, hidden.shape[-1], dropout_prob, dtype)
+    if keep is not None:
+        factors = factors[keep]
     return (hidden * factors).to(hidden.dtype)
 
 

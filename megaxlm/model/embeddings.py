@@ -56,7 +56,7 @@ class Embeddings(UsesKernels):
             hidden = self.norm(hidden)
         if not self.training:
             return hidden  # type: ignore[no-any-return]
-        drawn = dropout_key and dropout_key.layer(EMBEDDINGS, hidden.device)
+        drawn = None if dropout_key is None else dropout_key.layer(EMBEDDINGS, hidden)
         return drop_out(hidden, self.dropout_prob, drawn, AFTER_EMBEDDINGS)
 
     def _fused(

@@ -59,7 +59,7 @@ class EncoderLayer(UsesKernels):
         hidden, segments = state  # (tokens, hidden)
         drawn = None
         if dropout_key is not None and self.training:
-            drawn = dropout_key.layer(self.index, hidden.device)
+            drawn = dropout_key.layer(self.index, hidden)
         residual = hidden if keep is None else hidden[keep]
         if self.fused:
             attended_to = hidden if self.post_norm else self.attention_norm(hidden)
