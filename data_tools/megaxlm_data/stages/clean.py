@@ -20,9 +20,9 @@ from megaxlm_data.document import (
     normalize_line,
     normalize_lines,
 )
-from megaxlm_data.filters.base import total_drops
+from megaxlm_data.filters.base import apply_steps, total_drops
 from megaxlm_data.filters.length import TOO_LONG
-from megaxlm_data.filters.recipe import document_filters, pair_filters
+from megaxlm_data.filters.recipe import document_steps, pair_steps
 from megaxlm_data.progress import Progress
 from megaxlm_data.readers.documents import read_documents
 from megaxlm_data.readers.lines import OVERLONG, UNDECODABLE, LineReader
@@ -168,7 +168,7 @@ class _Meter:
 
 def _documents(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator[Document]:
     (lang,) = unit.langs
-    filters = document_filters(config.filters)
+    steps = document_steps(config.filters)
     max_chars = _RAW_FACTOR * config.filters.max_document_chars + _RAW_EXTRA
     too_long = 0
     reader = LineReader(unit.files[0], config.on_invalid_utf8, 4 * max_chars, unit.start, unit.end)
@@ -181,18 +181,19 @@ def _documents(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iter
                     too_long += 1
                     continue
                 document = Document(lang, normalize_lines(raw, config.normalization))
-                if all(each.keep(document) for each in filters):
+                document, reason = apply_steps(steps, document)
+                if reason is None:
                     yield document
         except TruncatedInputError as error:
             raise UserError(f"{error} ({report.read:,} documents were read before)") from None
         meter.tick()
-        dropped = total_drops(filters, lang) + Counter({TOO_LONG: too_long})
+        dropped = total_drops(steps, lang) + Counter({TOO_LONG: too_long})
         report.drops, report.lines = dict(sorted(dropped.items())), dict(reader.counts)
 
 
 def _pairs(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator[Pair]:
     langs = (unit.langs[0], unit.langs[1])
-    filters = pair_filters(config.filters)
+    steps = pair_steps(config.filters)
     max_chars = _RAW_FACTOR * config.filters.max_pair_chars + _RAW_EXTRA
     dropped: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -218,12 +219,13 @@ def _pairs(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator
                 elif isinstance(raw, tuple):
                     source, target = (normalize_line(side, config.normalization) for side in raw)
                     pair = Pair(langs, source, target)
-                    if all(each.keep(pair) for each in filters):
+                    pair, reason = apply_steps(steps, pair)
+                    if reason is None:
                         yield pair
         except TruncatedInputError as error:
             raise UserError(f"{error} ({report.read:,} pairs were read before)") from None
         meter.tick()
-    dropped.update(total_drops(filters, "-".join(langs)))
+    dropped.update(total_drops(steps, "-".join(langs)))
     report.drops = dict(sorted(dropped.items()))
     lines = sum((reader.counts for reader in readers), Counter[str]())
     report.lines = dict(sorted(lines.items()))

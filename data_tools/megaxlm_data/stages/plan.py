@@ -164,7 +164,7 @@ def _units(
         [str(path.absolute()), size, path.stat().st_mtime_ns]
         for path, size in zip(files, sizes, strict=True)
     ]
-    filters = config.filters.model_dump(exclude={"deduplicate"})
+    filters = config.filters.model_dump()
     cleaning = [config.normalization, config.on_invalid_utf8, filters]
     starts: list[int] = [0]
     if form != "aligned" and codec_of(files[0]) is None:

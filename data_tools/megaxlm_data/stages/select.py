@@ -84,7 +84,7 @@ def select(
         for group in plan.groups:
             split = (config.validation_fraction, config.max_validation_documents)
             units = [unit.digest for unit in group.units]
-            digest = digest_of([group.langs, units, config.filters.deduplicate, split])
+            digest = digest_of([group.langs, units, config.deduplication.documents, split])
             selection = _finished(folder, digest)
             if selection is None:
                 blocks = list(blocks_of(group, reports, cleaned))
@@ -115,7 +115,7 @@ def _finished(folder: Path, digest: str) -> Selection | None:
 def _select_group(blocks: list[Block], config: DataBuildConfig, buckets: Path) -> Selection:
     rows = blocks[-1].stop
     selection = Selection()
-    if config.filters.deduplicate:
+    if config.deduplication.documents:
         hashes = (open_cleaned(block.path, False).numbers(block.number)[0] for block in blocks)
         selection.keep = first_occurrences(hashes, rows, buckets)
     else:

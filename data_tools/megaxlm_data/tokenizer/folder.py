@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from megaxlm.config.data_build import TokenizerConfig
+from megaxlm.config.data_tokenizer import TokenizerConfig
 from megaxlm.data.shards import sync_directory, write_atomically
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import UserError

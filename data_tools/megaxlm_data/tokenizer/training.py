@@ -23,7 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from megaxlm.config.data_build import TokenizerConfig
+from megaxlm.config.data_tokenizer import TokenizerConfig
 from megaxlm.errors import UserError
 
 # The number of threads decides in which order sentencepiece adds its floating-point counts, and so

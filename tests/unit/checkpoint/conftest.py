@@ -126,7 +126,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
     """A tokenizer folder as `data build` writes it."""
     from megaxlm_data.tokenizer.folder import train_tokenizer
 
-    from megaxlm.config.data_build import TokenizerConfig
+    from megaxlm.config.data_tokenizer import TokenizerConfig
 
     directory = tmp_path_factory.mktemp("data") / "tokenizer"
     config = TokenizerConfig(vocab_size=320, byte_fallback=True)

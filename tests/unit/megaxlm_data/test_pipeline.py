@@ -199,7 +199,7 @@ def test_the_same_pair_lands_on_the_same_side_in_both_directions(config, corpus)
 
 
 def test_without_deduplication_copies_stay_together(config, corpus):
-    settings = config(filters={"deduplicate": False})
+    settings = config(deduplication={"documents": False})
     index = build(settings, progress=False)
     assert index.build["cleaning"]["en"]["duplicates"] == 0
     sides = {}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from megaxlm_data.tokenizer import install_tokenizer, train_tokenizer
 from megaxlm_data.tokenizer.training import cut_sentence, train_model
 
-from megaxlm.config.data_build import TokenizerConfig
+from megaxlm.config.data_tokenizer import TokenizerConfig
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import CorruptDataError, UserError
 

@@ -48,7 +48,7 @@ def test_validation_is_the_lowest_ids_within_the_cap(
             blocks,
             validation_fraction=fraction,
             max_validation_documents=cap,
-            filters={"deduplicate": deduplicate},
+            deduplication={"documents": deduplicate},
         )
     everything = np.concatenate([np.array(b, np.uint64) for b in blocks])
     assert len(kept) == (len(np.unique(everything)) if deduplicate else len(everything))
