@@ -226,10 +226,14 @@ class ArrowReader(_ColumnReader):
                 yield from self._take_slices(batch)
                 self.position = self._file.tell()
             return
-        reader = pa.ipc.open_file(self._file, options=options)
+        self._reader = reader = pa.ipc.open_file(self._file, options=options)
         last = reader.num_record_batches if self._end is None else self._end
         for number in range(self._start, last):
             yield from self._take_slices(reader.get_batch(number))
+
+    def _first_row(self) -> int:
+        before = range(self._start)  # none in a stream, which is always read from its beginning
+        return sum(self._reader.get_batch(number).num_rows for number in before)
 
     def _take_slices(self, batch: pa.RecordBatch) -> Iterator[RawRow]:
         """Takes some rows at a time: a batch is whatever its writer chose, and text doubles."""
