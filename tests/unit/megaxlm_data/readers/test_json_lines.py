@@ -32,7 +32,7 @@ def test_fields_may_lie_inside_of_others_and_metadata_may_be_odd(tmp_path):
     path.write_text(
         '{"body": {"text": "one\\ntwo"}, "meta": {"lang": "en"}, "score": NaN}\n'
         "\n   \n"
-        '{"body.text": "named so", "body": {"text": "inside"}, "meta": {"id": 123456789012345678901}}'
+        '{"body.text": "named so", "body": {"text": "in"}, "meta": {"id": 98765432109876543210}}'
         "\r\n"
         '{"meta": {"lang": 7}, "body": {"text": null}}'
     )
