@@ -74,6 +74,8 @@ def normalize_code(code: str) -> str:
     from langcodes.tag_parser import LanguageTagError
 
     tag = code.strip().replace("_", "-").lower()
+    if not tag.partition("-")[0].isalpha():
+        return UNDETERMINED  # `12`, which langcodes would take
     if tag in _WIKIPEDIA:
         return _WIKIPEDIA[tag]
     try:

@@ -21,7 +21,7 @@ from megaxlm_data.document import (
     normalize_lines,
 )
 from megaxlm_data.filters.base import apply_steps, total_drops, total_edits
-from megaxlm_data.filters.length import TOO_LONG
+from megaxlm_data.filters.length import EMPTY_SIDE, TOO_LONG
 from megaxlm_data.filters.recipe import document_steps, pair_steps
 from megaxlm_data.languages.codes import UNDETERMINED
 from megaxlm_data.progress import Progress
@@ -303,7 +303,7 @@ def _clean_items(
                     tick()
                 if not isinstance(row, tuple):
                     tally.drop(tally.name, row.reason, (row.head,))
-                elif any(len(text) > rows.max_chars for text in row):
+                elif max(map(len, row)) > rows.max_chars:
                     tally.drop(tally.name, TOO_LONG, tuple(text[:HEAD_CHARS] for text in row))
                 elif (item := clean_row(row)) is not None:
                     yield item
@@ -365,6 +365,9 @@ class _PairCleaner:
 
     def clean(self, row: Row) -> Pair | None:
         """Returns the pair of a row, None if it goes."""
+        if not row[0] and not row[1]:  # files aligned by paragraph hold millions of them
+            self._tally.drop(self._tally.name, EMPTY_SIDE, ())
+            return None
         source, target = (normalize_line(side, self._form) for side in row)
         pair, reason = apply_steps(self._steps, Pair(self._langs, source, target))
         sides = (pair.source, pair.target)
