@@ -152,6 +152,6 @@ def _arrow_files(folder: str) -> list[str]:
         splits = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         raise UserError(
             f"{folder}: holds several splits ({', '.join(splits)}); name one: "
-            f"{os.path.join(folder, splits[0] if splits else 'train')}"
+            f"{os.path.join(folder, 'train')}"
         )
     raise UserError(f"{folder}: is a folder; name files, or use a pattern: {folder}/*")

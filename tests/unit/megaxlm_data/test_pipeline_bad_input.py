@@ -161,7 +161,7 @@ def test_a_folder_of_several_splits_names_them(tmp_path, config):
         (tmp_path / "saved" / split).mkdir(parents=True)
     (tmp_path / "saved" / "dataset_dict.json").write_text("{}")
     assert fails(config(tmp_path / "saved")) == (
-        f"{tmp_path}/saved: holds several splits (test, train); name one: {tmp_path}/saved/test"
+        f"{tmp_path}/saved: holds several splits (test, train); name one: {tmp_path}/saved/train"
     )
 
 
