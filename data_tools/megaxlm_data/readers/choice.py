@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm_data.languages.codes import UNDETERMINED, normalize_code
@@ -22,8 +22,19 @@ def make_identifier(config: DataBuildConfig) -> LanguageIdentifier:
     """Returns what `lang: detect` asks; loaded where it is needed alone, for it holds a model."""
     from megaxlm_data.languages.identify import make_identifier as make
 
-    made: LanguageIdentifier = make(config)
+    made: LanguageIdentifier = make(config.language_identification)  # type: ignore[attr-defined]
     return made
+
+
+def identifier_key(config: DataBuildConfig) -> Any:
+    """Returns what the answers of the identifier depend on beside the config, JSON-able.
+
+    Raises:
+        UserError: A library is not installed.
+    """
+    from megaxlm_data.languages.identify import library_versions
+
+    return library_versions(config.language_identification)  # type: ignore[attr-defined]
 
 
 class LanguageChoice:

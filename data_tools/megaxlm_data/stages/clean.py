@@ -50,8 +50,8 @@ class CleanReport:
     read: int = 0  # documents or pairs
     kept: int = 0
     text_bytes: int = 0
-    blocks: list[int] = field(default_factory=list)  # numbers of its blocks in the cleaned file
     block_rows: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)  # their numbers, if the file holds others too
     drops: dict[str, int] = field(default_factory=dict)
     edits: dict[str, int] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)  # invalid_utf8, replaced_utf8
@@ -211,8 +211,9 @@ def _clean_unit(task: _CleanTask) -> dict[str, CleanReport]:
         writer.close()
     reports = tally.finished(cleaner.totals)
     for block, (name, rows) in enumerate(zip(writer.block_names, writer.block_rows, strict=True)):
-        reports[name].blocks.append(block)
         reports[name].block_rows.append(rows)
+        if len(reports) > 1:
+            reports[name].blocks.append(block)
     for name, size in writer.text_bytes.items():
         reports[name].text_bytes = size
     write_samples(samples_path(task.folder, unit), tally.samples)

@@ -20,6 +20,7 @@ from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.config.data_sources import DETECT, BitextSource, MonolingualSource
 from megaxlm.errors import UserError
 from megaxlm_data.progress import Progress
+from megaxlm_data.readers import choice
 from megaxlm_data.readers.choice import UNKNOWN, LanguageChoice
 from megaxlm_data.readers.columnar import arrow_facts, check_columns, parquet_facts
 from megaxlm_data.readers.formats import (
@@ -144,7 +145,9 @@ def find_inputs(config: DataBuildConfig, progress: Progress) -> Inputs:
         UserError: A file is missing or unreadable, lacks a field, or a pattern matches nothing.
     """
     candidates = [*_document_files(config), *_pair_files(config)]
-    cleaning = config.model_dump(mode="json", exclude=_NOT_CLEANING)
+    cleaning = [config.model_dump(mode="json", exclude=_NOT_CLEANING)]
+    if any(source.lang == DETECT for source in config.corpora):
+        cleaning.append(choice.identifier_key(config))
     units: list[Unit] = []
     with ThreadPoolExecutor(_REQUESTS) as requests:
         pending = [
@@ -213,9 +216,9 @@ def _document_files(config: DataBuildConfig) -> Iterator[Unit]:
         where = f"corpora.{number}"
         key = f"{where}.paths"
         if source.lang_from == "path":
-            choice = LanguageChoice(source.languages)
+            languages = LanguageChoice(source.languages)
             for written, path in find_by_language(source.paths, key):
-                lang, reason = choice.of(written)
+                lang, reason = languages.of(written)
                 if reason == UNKNOWN and source.languages is None:
                     raise UserError(
                         f"{path}: `{written}` in the place of `{{lang}}` is no language code; "

@@ -64,7 +64,8 @@ def blocks_of(group: Group, reports: dict[str, CleanReport], folder: Path) -> It
     row = 0
     for unit in group.units:
         report = reports[unit.digest]
-        for number, rows in zip(report.blocks, report.block_rows, strict=True):
+        numbers = report.blocks or range(len(report.block_rows))
+        for number, rows in zip(numbers, report.block_rows, strict=True):
             yield Block(cleaned_path(folder, unit), number, row, row + rows)
             row += rows
 

@@ -294,6 +294,7 @@ class Fake:
 
 def test_a_detected_language_joins_the_group_of_the_same_name(tmp_path, config, texts, monkeypatch):
     monkeypatch.setattr(choice, "make_identifier", lambda config: Fake())
+    monkeypatch.setattr(choice, "identifier_key", lambda config: {"fake": "1"})
     both = [text for pair in zip(texts["en"], texts["ru"], strict=True) for text in pair]
     (tmp_path / "both.txt").write_text("\n".join([*both, "too short to say"]))
     (tmp_path / "more.txt").write_text("\n\n".join(texts["ru"][:3]))
