@@ -36,6 +36,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +141,18 @@ def theirs(path: Path) -> Callable[[], int] | None:
 def decoders(path: Path) -> Iterator[tuple[str, Callable[[], int]]]:
     """Yields what decodes the lines of a file, by library."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    libraries = {"json": json.loads}
+    libraries: dict[str, Callable[[str], Any]] = {"json": json.loads}
     if importlib.util.find_spec("orjson") is not None:
         import orjson
 
         libraries["orjson"] = orjson.loads
     for name, loads in libraries.items():
-        # a line as a reader has it: a string whose UTF-8 nobody asked for yet
-        yield name, lambda loads=loads: sum(1 for line in lines if loads((line + " ")[:-1]))
+        yield name, partial(_decode, loads, lines)
+
+
+def _decode(loads: Callable[[str], Any], lines: list[str]) -> int:
+    # a line as a reader has it: a string whose UTF-8 nobody asked for yet
+    return sum(1 for line in lines if loads((line + " ")[:-1]))
 
 
 def compare(runs: dict[str, Callable[[], int]], megabytes: float, expected: int) -> str:
