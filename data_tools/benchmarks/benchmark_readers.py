@@ -49,6 +49,7 @@ from megaxlm_data.stages.rows import open_rows
 from megaxlm_data.workers import WorkerPool
 
 from megaxlm.config.data_build import DataBuildConfig
+from megaxlm.config.data_sources import MonolingualSource
 
 ALPHABETS = (
     "abcdefghijklmnopqrstuvwxyz",
@@ -93,7 +94,8 @@ def write(folder: Path, documents: list[str]) -> dict[str, Path]:
 
 def ours(path: Path) -> Callable[[], int]:
     """Returns what reads all rows of a file."""
-    config = DataBuildConfig(output=path.parent, corpora=[{"lang": "en", "paths": [str(path)]}])
+    source = MonolingualSource(lang="en", paths=[str(path)])
+    config = DataBuildConfig(output=path.parent, corpora=[source])
     units = find_inputs(config, Progress(False)).units
 
     def read() -> int:
@@ -111,8 +113,8 @@ def stage(path: Path) -> Callable[[], int]:
 
     def run() -> int:
         with tempfile.TemporaryDirectory() as folder, WorkerPool(1) as pool:
-            sources = [{"lang": "en", "paths": [str(path)]}]
-            config = DataBuildConfig(output=Path(folder), corpora=sources)
+            source = MonolingualSource(lang="en", paths=[str(path)])
+            config = DataBuildConfig(output=Path(folder), corpora=[source])
             progress = Progress(False)
             made = clean(find_inputs(config, progress), config, Path(folder), pool, progress)
             return sum(report.read for report in made.reports.values())

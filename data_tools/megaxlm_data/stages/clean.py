@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megaxlm.config.data_build import DataBuildConfig
@@ -15,48 +15,31 @@ from megaxlm.data.shards import write_atomically
 from megaxlm.errors import UserError
 from megaxlm_data.document import (
     Document,
+    Normalization,
     Pair,
-    count_unspaced,
     normalize_line,
     normalize_lines,
 )
-from megaxlm_data.filters.base import apply_steps, total_drops, total_edits
+from megaxlm_data.filters.base import Step, apply_steps, total_drops, total_edits
 from megaxlm_data.filters.length import EMPTY_SIDE, TOO_LONG
 from megaxlm_data.filters.recipe import document_steps, pair_steps
-from megaxlm_data.languages.codes import UNDETERMINED
 from megaxlm_data.progress import Progress
 from megaxlm_data.readers import choice
 from megaxlm_data.readers.lines import HEAD_CHARS
 from megaxlm_data.readers.records import Row
 from megaxlm_data.readers.stream import TruncatedInputError
 from megaxlm_data.stages.plan import Group, Inputs, Plan, Unit, check_names
-from megaxlm_data.stages.rejected import RejectedSamples, write_samples
+from megaxlm_data.stages.rejected import write_samples
 from megaxlm_data.stages.rows import open_rows
+from megaxlm_data.stages.tally import CleanReport as CleanReport  # where others look for it
+from megaxlm_data.stages.tally import Tally
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.atomic import atomic_file
 from megaxlm_data.writers.cleaned import CleanedWriter
 
 CleanRow = Callable[[Row], Document | Pair | None]
-Totals = Callable[[str], tuple[Counter[str], Counter[str]]]
 
-_SCRIPT_SAMPLE = 200  # characters at the start of a document that tell its script
 _REPORT_EVERY = 256  # documents
-
-
-@dataclass
-class CleanReport:
-    """What became of the documents of one language, or the pairs of one pair, in a unit."""
-
-    read: int = 0  # documents or pairs
-    kept: int = 0
-    text_bytes: int = 0
-    block_rows: list[int] = field(default_factory=list)
-    blocks: list[int] = field(default_factory=list)  # their numbers, if the file holds others too
-    drops: dict[str, int] = field(default_factory=dict)
-    edits: dict[str, int] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)  # invalid_utf8, replaced_utf8
-    sampled_chars: list[int] = field(default_factory=list)  # of each side
-    unspaced_chars: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -198,12 +181,13 @@ def _marker(folder: Path, unit: Unit) -> Path:
 
 def _clean_unit(task: _CleanTask) -> dict[str, CleanReport]:
     unit, config = task.unit, task.config
-    tally = _Tally(unit, config.rejected_samples)
+    tally = Tally(unit, config.rejected_samples)
     cleaner: _DocumentCleaner | _PairCleaner
     if len(unit.langs) == 2:
-        cleaner = _PairCleaner((unit.langs[0], unit.langs[1]), config, tally)
+        pair = (unit.langs[0], unit.langs[1])
+        cleaner = _PairCleaner(pair, pair_steps(config.filters), config.normalization, tally)
     else:
-        cleaner = _DocumentCleaner(unit, config, tally)
+        cleaner = _DocumentCleaner(unit, document_steps(config.filters), config, tally)
     with atomic_file(cleaned_path(task.folder, unit)) as file:
         writer = CleanedWriter(file, is_bitext=len(unit.langs) == 2)
         for item in _clean_items(unit, config, cleaner.clean, tally):
@@ -222,65 +206,8 @@ def _clean_unit(task: _CleanTask) -> dict[str, CleanReport]:
     return reports
 
 
-class _Tally:
-    """Counts what becomes of the rows of a unit, by language or pair.
-
-    Attributes:
-        name: That of the unit; `und` where it is not of one language.
-        samples: Some of what was dropped.
-    """
-
-    def __init__(self, unit: Unit, samples: int) -> None:
-        self.name = "-".join(unit.langs) or UNDETERMINED
-        self.samples = RejectedSamples(samples)
-        self._file = unit.files[0]
-        self._sides = max(1, len(unit.langs))
-        self._reports: dict[str, CleanReport] = {}
-        if unit.langs:
-            self.report(self.name)  # also if nothing is in the file
-
-    def report(self, name: str) -> CleanReport:
-        """Returns the report of a language or pair, a new one at its first row."""
-        report = self._reports.get(name)
-        if report is None:
-            zeros = [0] * self._sides
-            report = CleanReport(sampled_chars=zeros, unspaced_chars=zeros.copy())
-            self._reports[name] = report
-        return report
-
-    def drop(self, name: str, reason: str, sides: tuple[str, ...], counted: bool = False) -> None:
-        """Takes a row that goes; `counted` if the filter that dropped it counts by itself."""
-        report = self.report(name)
-        report.read += 1
-        if not counted:
-            report.drops[reason] = report.drops.get(reason, 0) + 1
-        self.samples.add(name, reason, sides, self._file)
-
-    def keep(self, name: str, sides: tuple[str, ...]) -> None:
-        """Takes a row that stays."""
-        report = self.report(name)
-        report.read += 1
-        report.kept += 1
-        for side, text in enumerate(sides):
-            sample = text[:_SCRIPT_SAMPLE]
-            report.sampled_chars[side] += len(sample)
-            report.unspaced_chars[side] += count_unspaced(sample)
-
-    def finished(self, totals: Totals) -> dict[str, CleanReport]:
-        """Returns the reports in the order of their names, drops and edits of the steps included.
-
-        Args:
-            totals: Gives the drops and the edits of the steps, for a name.
-        """
-        for name, report in self._reports.items():
-            drops, edits = totals(name)
-            report.drops = dict(sorted((Counter(report.drops) + drops).items()))
-            report.edits = dict(sorted(edits.items()))
-        return dict(sorted(self._reports.items()))
-
-
 def _clean_items(
-    unit: Unit, config: DataBuildConfig, clean_row: CleanRow, tally: _Tally
+    unit: Unit, config: DataBuildConfig, clean_row: CleanRow, tally: Tally
 ) -> Iterator[Document | Pair]:
     """Yields what stays of a unit.
 
@@ -319,9 +246,11 @@ def _clean_items(
 class _DocumentCleaner:
     """Cleans documents, and finds their language where it is not known from the config."""
 
-    def __init__(self, unit: Unit, config: DataBuildConfig, tally: _Tally) -> None:
+    def __init__(
+        self, unit: Unit, steps: list[Step[Document]], config: DataBuildConfig, tally: Tally
+    ) -> None:
         assert isinstance(unit.source, MonolingualSource)
-        self._steps = document_steps(config.filters)
+        self._steps = steps
         self._form, self._tally = config.normalization, tally
         self._lang = unit.langs[0] if unit.langs else None
         self._has_field = unit.source.lang_field is not None
@@ -360,9 +289,10 @@ class _DocumentCleaner:
 class _PairCleaner:
     """Cleans pairs."""
 
-    def __init__(self, langs: tuple[str, str], config: DataBuildConfig, tally: _Tally) -> None:
-        self._steps = pair_steps(config.filters)
-        self._form, self._langs, self._tally = config.normalization, langs, tally
+    def __init__(
+        self, langs: tuple[str, str], steps: list[Step[Pair]], form: Normalization, tally: Tally
+    ) -> None:
+        self._steps, self._form, self._langs, self._tally = steps, form, langs, tally
 
     def clean(self, row: Row) -> Pair | None:
         """Returns the pair of a row, None if it goes."""
