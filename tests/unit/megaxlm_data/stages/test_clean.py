@@ -8,10 +8,10 @@ import pytest
 from megaxlm_data.document import Document
 from megaxlm_data.filters.base import Edit
 from megaxlm_data.progress import Progress
-from megaxlm_data.stages import clean as stage
-from megaxlm_data.stages.clean import clean
+from megaxlm_data.stages.clean import _DocumentCleaner, clean
 from megaxlm_data.stages.plan import find_inputs
 from megaxlm_data.stages.select import blocks_of
+from megaxlm_data.stages.tally import Tally
 from megaxlm_data.workers import WorkerPool
 from megaxlm_data.writers.cleaned import open_cleaned
 
@@ -44,14 +44,21 @@ class Shout(Edit[Document]):
         return Document(item.lang, tuple(line.upper() for line in item.lines))
 
 
-def test_edits_are_applied_and_counted_by_language(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "document_steps", lambda filters: [Shout()])
-    lines = [json.dumps({"text": GOOD, "l": lang}) for lang in ("en", "sw", "en")]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    made = run(tmp_path, {"lang_field": "l", "paths": [f"{tmp_path}/a.jsonl"]})
-    edits = {group.name: made.reports[group.units[0].digest].edits for group in made.plan.groups}
-    assert edits == {"en": {"shouted": 2}, "sw": {"shouted": 1}}
-    assert texts_of(made, made.plan.groups[1], tmp_path / "clean") == [GOOD.upper()]
+def test_edits_are_applied_and_counted_by_language(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": GOOD, "l": "en"}))
+    source = {"lang_field": "l", "paths": [f"{tmp_path}/a.jsonl"]}
+    config = DataBuildConfig(output=tmp_path / "out", corpora=[source])
+    (unit,) = find_inputs(config, Progress(False)).units
+    tally = Tally(unit, samples=0)
+    cleaner = _DocumentCleaner(unit, [Shout()], config, tally)
+    found = [cleaner.clean((GOOD, lang)) for lang in ("eng", "sw", "en")]
+    assert found == [Document(lang, (GOOD.upper(),)) for lang in ("en", "sw", "en")]
+    reports = tally.finished(cleaner.totals)
+    assert {name: report.edits for name, report in reports.items()} == {
+        "en": {"shouted": 2},
+        "sw": {"shouted": 1},
+    }
+    assert [report.kept for report in reports.values()] == [2, 1]
 
 
 def test_blocks_of_several_languages_share_a_file_and_are_told_apart(tmp_path, monkeypatch):
