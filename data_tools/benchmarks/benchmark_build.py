@@ -50,9 +50,9 @@ import numpy as np
 import psutil
 from megaxlm_data.pipeline import build
 from megaxlm_data.progress import Progress
-from megaxlm_data.stages.clean import CleanReport, clean
+from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.encode import encode
-from megaxlm_data.stages.plan import Plan, make_plan
+from megaxlm_data.stages.plan import find_inputs
 from megaxlm_data.stages.select import Selection, blocks_of, select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
 from megaxlm_data.workers import WorkerPool
@@ -116,13 +116,12 @@ class Prepared:
         self.progress = Progress(False)
         work = config.output / "work"
         self.cleaned = work / "clean"
-        self.plan: Plan = make_plan(config, self.progress)
+        inputs = find_inputs(config, self.progress)
         with WorkerPool(1) as pool:
             start = time.process_time()
-            self.reports: dict[str, CleanReport] = clean(
-                self.plan, config, self.cleaned, pool, self.progress
-            )
+            made = clean(inputs, config, self.cleaned, pool, self.progress)
             self.clean_seconds = time.process_time() - start
+            self.plan, self.reports = made.plan, made.reports
             self.selections: dict[str, Selection] = select(
                 self.plan, config, self.reports, self.cleaned, work / "select", self.progress
             )

@@ -42,9 +42,10 @@ from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
 from megaxlm_data.crew import Crew
 from megaxlm_data.progress import Progress
-from megaxlm_data.stages.clean import CleanReport, clean
+from megaxlm_data.stages.clean import Cleaned, clean, samples_path
 from megaxlm_data.stages.encode import encode
-from megaxlm_data.stages.plan import Plan, make_plan
+from megaxlm_data.stages.plan import Inputs, find_inputs
+from megaxlm_data.stages.rejected import REJECTED_NAME, merge_samples, write_samples
 from megaxlm_data.stages.select import Selection, select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
 from megaxlm_data.workers import WorkerPool, available_cpus
@@ -53,6 +54,7 @@ from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX
 from megaxlm_data.writers.cleaned import open_cleaned
 
 WORK_DIR = ".build"
+REPORTS_DIR = "reports"
 _SHARD_NAME = re.compile(r"(\d{5}-)?\d{5}\.arrow")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # some network file systems have none
 _MAX_SHARD_TOKENS = 2**31 - 1  # Arrow list offsets are int32
@@ -97,16 +99,16 @@ def _build(
         raise UserError(f"--rank {rank}: must be from 0 up to --world-size {world_size}, less one")
     if config.shard_tokens > _MAX_SHARD_TOKENS:
         raise UserError(f"shard_tokens: {config.shard_tokens} is more than {_MAX_SHARD_TOKENS}")
-    plan = make_plan(config, progress)
+    inputs = find_inputs(config, progress)
     work = config.output / WORK_DIR
     with _locked(work, rank, world_size):
-        if (index := _already_built(config.output, plan)) is not None:
+        if (index := _already_built(config.output, inputs)) is not None:
             progress.say(f"{config.output}: is built already, nothing to do")
         else:
-            with Crew(rank, world_size, work / "ranks", plan.digest, progress) as crew:
+            with Crew(rank, world_size, work / "ranks", inputs.digest, progress) as crew:
                 if crew.leads:
-                    _announce(plan, work, progress, alone=world_size == 1)
-                index = _run_stages(plan, config, work, crew, progress)
+                    _announce(inputs, work, progress, alone=world_size == 1)
+                index = _run_stages(inputs, config, work, crew, progress)
                 if index is None:
                     progress.say(f"rank {rank}: its part is done, rank 0 writes the index")
                     return None
@@ -118,12 +120,13 @@ def _build(
 
 
 def _run_stages(
-    plan: Plan, config: DataBuildConfig, work: Path, crew: Crew, progress: Progress
+    inputs: Inputs, config: DataBuildConfig, work: Path, crew: Crew, progress: Progress
 ) -> DatasetIndex | None:
     workers = available_cpus() if config.workers == "auto" else config.workers
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
-        reports = clean(plan, config, cleaned, pool, progress)
+        made = clean(inputs, config, cleaned, pool, progress)
+        plan, reports = made.plan, made.reports
         selections = select(plan, config, reports, cleaned, work / "select", progress)
         marker = work / "tokenizer.json"
         tokenizer = ensure_tokenizer(
@@ -149,27 +152,39 @@ def _run_stages(
         for group in plan.groups
         if shards[group.name, split]
     )
-    statistics = _statistics(plan, config, reports, selections, shards)
+    statistics = _statistics(made, config, selections, shards)
+    _report_rejected(inputs, statistics, config, cleaned)
     return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
 
 
+def _report_rejected(
+    inputs: Inputs, statistics: dict[str, Any], config: DataBuildConfig, cleaned: Path
+) -> None:
+    """Writes samples of what was dropped to `DIR/reports`, for a person to look at."""
+    counts = {**statistics["cleaning"], **statistics["left_out"]}
+    drops = {name: counted["dropped"] for name, counted in counts.items()}
+    paths = [samples_path(cleaned, unit) for unit in inputs.distinct]
+    samples = merge_samples(paths, drops, config.rejected_samples)
+    write_samples(config.output / REPORTS_DIR / REJECTED_NAME, samples)
+
+
 def _statistics(
-    plan: Plan,
+    made: Cleaned,
     config: DataBuildConfig,
-    reports: dict[str, CleanReport],
     selections: dict[str, Selection],
     shards: dict[tuple[str, Split], list[CountedShard]],
 ) -> dict[str, Any]:
     """Returns what `inspect` shows beside the shards themselves."""
     settings = config.model_dump(mode="json", exclude={"output", "workers", "corpora", "bitext"})
     cleaning, counts = {}, {}
-    for group in plan.groups:
-        mine = [reports[unit.digest] for unit in group.units]
+    for group in made.plan.groups:
+        mine = [made.reports[unit.digest] for unit in group.units]
         selection = selections[group.name]
         cleaning[group.name] = {
             "files": group.files,
             "read": sum(report.read for report in mine),
             "dropped": _total(report.drops for report in mine),
+            "edited": _total(report.edits for report in mine),
             "duplicates": selection.duplicates,
             "kept": selection.documents,
             "lines": _total(report.lines for report in mine),
@@ -187,7 +202,17 @@ def _statistics(
             }
             for split in SPLITS
         }
-    return {"digest": plan.digest, "settings": settings, "cleaning": cleaning, "counts": counts}
+    left_out = {
+        name: {"read": report.read, "dropped": report.drops, "lines": report.lines}
+        for name, report in sorted(made.left_out.items())
+    }
+    return {
+        "digest": made.plan.digest,
+        "settings": settings,
+        "cleaning": cleaning,
+        "left_out": left_out,
+        "counts": counts,
+    }
 
 
 def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -197,7 +222,7 @@ def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _already_built(directory: Path, plan: Plan) -> DatasetIndex | None:
+def _already_built(directory: Path, plan: Inputs) -> DatasetIndex | None:
     """Returns the index of a finished build of the same config and input."""
     if not (directory / INDEX_NAME).exists():
         return None
@@ -259,10 +284,10 @@ def _locked(work: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
             raise
 
 
-def _announce(plan: Plan, work: Path, progress: Progress, alone: bool) -> None:
+def _announce(plan: Inputs, work: Path, progress: Progress, alone: bool) -> None:
     """Says what an interrupted build left, and removes what this one cannot use."""
     path = work / "plan.json"
-    wanted = {unit.digest for unit in plan.units}
+    wanted = {unit.digest for unit in plan.distinct}
     cleaned = {marker.stem for marker in (work / "clean").glob("*.json")}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))["digest"]

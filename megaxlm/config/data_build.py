@@ -22,6 +22,7 @@ class DataBuildConfig(Section):
     corpora: list[MonolingualSource] = Field(default_factory=list)
     bitext: list[BitextSource] = Field(default_factory=list)
     on_invalid_utf8: Literal["fail", "skip", "replace"] = "fail"  # skip drops the line, counted
+    on_bad_record: Literal["fail", "skip"] = "fail"  # JSON that is none, a field that is missing
     normalization: Literal["nfkc", "nfc", "none"] = "nfkc"
     filters: FilterConfig = FilterConfig()
     deduplication: DeduplicationConfig = DeduplicationConfig()
@@ -29,6 +30,7 @@ class DataBuildConfig(Section):
     validation_fraction: float = Field(default=0.01, ge=0, lt=1)
     max_validation_documents: int = Field(default=2_000, ge=0)  # per language or pair
     shard_tokens: int = Field(default=16_000_000, ge=1_000)
+    rejected_samples: int = Field(default=20, ge=0)  # shown of each language and reason; 0: none
     workers: int | Literal["auto"] = "auto"
 
     @model_validator(mode="after")

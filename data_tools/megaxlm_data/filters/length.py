@@ -6,6 +6,7 @@ from megaxlm_data.document import Document, Pair
 from megaxlm_data.filters.base import Filter
 
 TOO_LONG = "too_long"
+EMPTY_SIDE = "empty_side"
 
 
 class DocumentLength(Filter[Document]):
@@ -34,7 +35,7 @@ class PairLength(Filter[Pair]):
         """Looks at both sides."""
         shorter, longer = sorted((len(item.source), len(item.target)))
         if shorter == 0:
-            return "empty_side"
+            return EMPTY_SIDE
         if shorter < self._minimum:
             return "too_short"
         return TOO_LONG if longer > self._maximum else None

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megaxlm_data.readers.lines import OVERLONG, UNDECODABLE, LineReader, Overlong
+from megaxlm_data.readers.lines import (
+    HEAD_CHARS,
+    LineReader,
+    Overlong,
+    Undecodable,
+)
 
 RawDocument = str | Overlong  # lines joined by a newline, or one that was too long to hold
 
@@ -27,13 +32,14 @@ def read_documents(
     started = first_range
     document: list[str] = []
     size = 0  # characters held, or max_chars + 1 once the document is too long
+    head = ""  # of one that is
     for block in reader:
         for line in block.lines:
-            if line is UNDECODABLE:
+            if isinstance(line, Undecodable):
                 continue
             if isinstance(line, str) and (not line or line.isspace()):
                 if size:
-                    yield OVERLONG if size > max_chars else "\n".join(document)
+                    yield Overlong(head) if size > max_chars else "\n".join(document)
                     document, size = [], 0
                 if block.past_end:
                     return
@@ -43,8 +49,28 @@ def read_documents(
                     document.append(line)
                     size += len(line)
                 else:
+                    if size <= max_chars:
+                        beginning = line if isinstance(line, str) else line.head
+                        head = "\n".join([*document, beginning])[:HEAD_CHARS]
                     document, size = [], max_chars + 1
             elif block.past_end:
                 return  # no blank line in this range: its text belongs to the one before
     if size:
-        yield OVERLONG if size > max_chars else "\n".join(document)
+        yield Overlong(head) if size > max_chars else "\n".join(document)
+
+
+def read_lines(reader: LineReader, max_chars: int) -> Iterator[RawDocument | Undecodable]:
+    """Yields every line that is not blank as a document of its own.
+
+    Args:
+        reader: The lines; the ones marked `past_end` belong to the next range.
+        max_chars: A longer line is given as `OVERLONG`.
+    """
+    for block in reader:
+        if block.past_end:
+            return
+        for line in block.lines:
+            if not isinstance(line, str):
+                yield line
+            elif line and not line.isspace():
+                yield Overlong(line[:HEAD_CHARS]) if len(line) > max_chars else line

@@ -11,24 +11,32 @@ from __future__ import annotations
 import codecs
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from megaxlm.errors import UserError
+from megaxlm_data.readers.locations import open_binary
 from megaxlm_data.readers.stream import ByteStream
 
 InvalidUtf8 = Literal["fail", "skip", "replace"]
+HEAD_CHARS = 300  # kept of what is not read, so that a person can see what it was
 
 
 @dataclass(frozen=True, slots=True)
 class Overlong:
     """Stands for a line that was longer than the limit."""
 
+    reason: ClassVar[str] = "too_long"  # as the filters of length call it
+    head: str = field(default="", compare=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
     """Stands for a line that was not UTF-8, under the policy `skip`."""
+
+    reason: ClassVar[str] = "invalid_utf8"
+    head: str = field(default="", compare=False)
 
 
 OVERLONG, UNDECODABLE = Overlong(), Undecodable()
@@ -57,7 +65,7 @@ class LineReader:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         policy: InvalidUtf8,
         max_line_bytes: int,
         start: int = 0,
@@ -83,7 +91,7 @@ class LineReader:
 
     def __iter__(self) -> Iterator[LineBlock]:
         number = 1
-        for offset, raw, overlong in self._whole_lines():
+        for offset, raw, head in self._whole_lines():
             parts = [(offset, raw, False)]
             if self._end is not None and offset + len(raw) > self._end:
                 # the first line that begins at or after `end`
@@ -91,20 +99,21 @@ class LineReader:
                 cut = 0 if offset >= self._end else newline + 1 if newline >= 0 else len(raw)
                 parts = [(offset, raw[:cut], False), (offset + cut, raw[cut:], True)]
             for part_offset, part, past_end in parts:
-                if overlong and part:
-                    yield LineBlock([OVERLONG], number, past_end)
+                if head is not None and part:
+                    yield LineBlock([Overlong(head)], number, past_end)
                     number += 1
                 elif part:
                     lines = self._decode(part, part_offset, number)
                     yield LineBlock(lines, number, past_end)
                     number += len(lines)
 
-    def _whole_lines(self) -> Iterator[tuple[int, bytes, bool]]:
-        """Yields (offset, whole lines, False), or (offset, a newline, True) for one too long."""
+    def _whole_lines(self) -> Iterator[tuple[int, bytes, str | None]]:
+        """Yields (offset, whole lines, None), or (offset, a newline, its head) for one too long."""
         offset = self._stream.offset
         rest = b""
         skipping = self._start > 0  # up to the first newline: inside another range's line
         overlong_at: int | None = None
+        head = ""
         while block := self._stream.read():
             if offset == 0 and not rest and overlong_at is None:
                 bom = len(codecs.BOM_UTF8) if block.startswith(codecs.BOM_UTF8) else 0
@@ -115,22 +124,23 @@ class LineReader:
                     offset += len(block)
                     continue
                 if overlong_at is not None:
-                    yield overlong_at, b"\n", True
+                    yield overlong_at, b"\n", head
                 block = block[newline + 1 :]
                 offset += newline + 1
                 skipping, overlong_at = False, None
             block = rest + block
             cut = block.rfind(b"\n") + 1
             if cut:
-                yield offset, block[:cut], False
+                yield offset, block[:cut], None
             rest = block[cut:]
             offset += cut
             if len(rest) > self._limit:
+                head = rest[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS]
                 overlong_at, offset, rest = offset, offset + len(rest), b""
         if overlong_at is not None:
-            yield overlong_at, b"\n", True
+            yield overlong_at, b"\n", head
         elif rest:
-            yield offset, rest, False
+            yield offset, rest, None
 
     def _decode(self, raw: bytes, offset: int, number: int) -> list[Line]:
         try:
@@ -159,15 +169,16 @@ class LineReader:
             try:
                 lines.append(line.decode("utf-8"))
             except UnicodeDecodeError:
-                lines.append(UNDECODABLE)
+                head = line[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS]
+                lines.append(Undecodable(head))
                 self.counts["invalid_utf8"] += 1
         return lines
 
 
-def count_newlines(path: Path, offset: int) -> int:
+def count_newlines(path: str | Path, offset: int) -> int:
     """Counts the newlines in the first `offset` bytes of an uncompressed file."""
     newlines = 0
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         while offset > 0 and (block := file.read(min(offset, 4 << 20))):
             newlines += block.count(b"\n")
             offset -= len(block)

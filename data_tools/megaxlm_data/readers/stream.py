@@ -1,4 +1,4 @@
-"""Opens `.txt`, `.gz`, `.zst` and `.xz` as one kind of byte stream.
+"""Opens plain, `.gz`, `.zst`, `.xz` and `.bz2` files as one kind of byte stream.
 
 The extension says how a file is compressed, and its first bytes must agree: a gzip file named
 `.txt` would otherwise reach the tokenizer as noise, and one that only claims to be compressed
@@ -9,16 +9,25 @@ reader ends quietly on a truncated frame).
 
 from __future__ import annotations
 
+import bz2
 import lzma
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from megaxlm.errors import UserError
+from megaxlm_data.readers.locations import FileFacts, facts_of, open_binary
+from megaxlm_data.readers.remote import is_remote
 
-_CODECS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
-_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\x00"}
+_CODECS = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2"}
+_MAGIC = {
+    "gzip": b"\x1f\x8b",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "xz": b"\xfd7zXZ\x00",
+    "bzip2": b"BZh",
+}
 _BLOCK = 256 << 10  # small, so that a truncated file is read almost to its end
 
 
@@ -30,12 +39,24 @@ class TruncatedInputError(UserError):
     """A compressed input ends before its end or cannot be decompressed."""
 
 
-def codec_of(path: Path) -> str | None:
-    """Returns `gzip`, `zstd`, `xz` or None, by the extension."""
-    return _CODECS.get(path.suffix.lower())
+def name_of(path: str | Path) -> PurePosixPath:
+    """Returns the name that extensions are looked for in: of an address, the part before `?`."""
+    text = str(path)
+    return PurePosixPath(urlsplit(text.split("::")[0]).path if is_remote(text) else text)
 
 
-def check_readable(path: Path) -> int:
+def codec_of(path: str | Path) -> str | None:
+    """Returns `gzip`, `zstd`, `xz`, `bzip2` or None, by the extension."""
+    return _CODECS.get(name_of(path).suffix.lower())
+
+
+def bare_name(path: str | Path) -> PurePosixPath:
+    """Returns the name without the extension of a compression."""
+    name = name_of(path)
+    return name.with_suffix("") if name.suffix.lower() in _CODECS else name
+
+
+def check_readable(path: str | Path) -> int:
     """Checks that an input exists, can be opened and is what its extension says.
 
     Returns:
@@ -44,48 +65,54 @@ def check_readable(path: Path) -> int:
     Raises:
         UserError: It is missing, not a file, not readable, or compressed in another way.
     """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise UserError(f"{path}: input file does not exist; correct its path") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; name files, or use a pattern: {path}/*") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the input ({error.strerror})") from None
-    if not head:
-        return 0
-    expected = codec_of(path)
-    found = next((codec for codec, magic in _MAGIC.items() if head.startswith(magic)), None)
+    facts = facts_of(str(path))
+    check_codec(facts)
+    return facts.size or 0
+
+
+def check_codec(facts: FileFacts) -> None:
+    """Checks that a file is compressed as its extension says.
+
+    Raises:
+        UserError: It is compressed in another way.
+    """
+    if not facts.head:
+        return
+    expected = codec_of(facts.path)
+    found = next((codec for codec, magic in _MAGIC.items() if facts.head.startswith(magic)), None)
+    if found == "bzip2" and expected is None and facts.head[4:10] != b"1AY&SY":
+        found = None  # a text may begin with BZh
     if found != expected:
         raise UserError(
-            f"{path}: the extension says {expected or 'plain text'}, the content is "
+            f"{facts.path}: the extension says {expected or 'plain text'}, the content is "
             f"{found or f'not {expected}'}; give the file the right extension "
-            "(.txt, .gz, .zst or .xz)"
+            "(.txt, .gz, .zst, .xz or .bz2)"
         )
-    return size
 
 
 class ByteStream:
     """The uncompressed bytes of a file, with the progress made in the file itself.
 
     Args:
-        path: The file.
+        path: The file, a local path or an address.
         start: Where to begin, in bytes; only uncompressed files can begin elsewhere than at 0.
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    def __init__(self, path: str | Path, start: int = 0) -> None:
         self.path = path
         self.offset = start  # of the next byte, uncompressed
-        self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
         codec = codec_of(path)
         assert codec is None or start == 0
-        self._file.seek(start)
-        self._empty = codec is not None and path.stat().st_size == 0  # an empty file is no error
+        self._file: IO[bytes] = open_binary(path, start)
+        self._empty = False  # an empty file is no error
+        if codec is not None:
+            self._empty = not self._file.read(1)
+            self._file.seek(0)
         self._stream: _Readable = self._file
         if codec == "xz":
             self._stream = lzma.LZMAFile(self._file)
+        elif codec == "bzip2":
+            self._stream = bz2.BZ2File(self._file)
         elif codec is not None:
             self._stream = pa.CompressedInputStream(pa.PythonFile(self._file, mode="r"), codec)
 

@@ -4,53 +4,58 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megaxlm.config.data_build import DataBuildConfig
+from megaxlm.config.data_sources import MonolingualSource
 from megaxlm.data.shards import write_atomically
 from megaxlm.errors import UserError
-from megaxlm_data.bitext.readers import RawPair, read_aligned, read_tsv
 from megaxlm_data.document import (
     Document,
+    Normalization,
     Pair,
-    count_unspaced,
     normalize_line,
     normalize_lines,
 )
-from megaxlm_data.filters.base import apply_steps, total_drops
-from megaxlm_data.filters.length import TOO_LONG
+from megaxlm_data.filters.base import Step, apply_steps, total_drops, total_edits
+from megaxlm_data.filters.length import EMPTY_SIDE, TOO_LONG
 from megaxlm_data.filters.recipe import document_steps, pair_steps
 from megaxlm_data.progress import Progress
-from megaxlm_data.readers.documents import read_documents
-from megaxlm_data.readers.lines import OVERLONG, UNDECODABLE, LineReader
+from megaxlm_data.readers import choice
+from megaxlm_data.readers.lines import HEAD_CHARS
+from megaxlm_data.readers.records import Row
 from megaxlm_data.readers.stream import TruncatedInputError
-from megaxlm_data.stages.plan import Plan, Unit
+from megaxlm_data.stages.plan import Group, Inputs, Plan, Unit, check_names
+from megaxlm_data.stages.rejected import write_samples
+from megaxlm_data.stages.rows import open_rows
+from megaxlm_data.stages.tally import CleanReport as CleanReport  # where others look for it
+from megaxlm_data.stages.tally import Tally
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.atomic import atomic_file
 from megaxlm_data.writers.cleaned import CleanedWriter
 
-# Text is held before it is normalised, and white space may shrink: so much more than the limit on
-# a clean document is read before one is given up as too long.
-_RAW_FACTOR, _RAW_EXTRA = 4, 1 << 16
-_SCRIPT_SAMPLE = 200  # characters at the start of a document that tell its script
+CleanRow = Callable[[Row], Document | Pair | None]
+
 _REPORT_EVERY = 256  # documents
 
 
-@dataclass
-class CleanReport:
-    """What became of a unit."""
+@dataclass(frozen=True)
+class Cleaned:
+    """What cleaning made of the inputs.
 
-    read: int = 0  # documents or pairs
-    kept: int = 0
-    text_bytes: int = 0
-    block_rows: list[int] = field(default_factory=list)
-    drops: dict[str, int] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)  # invalid_utf8, replaced_utf8
-    sampled_chars: list[int] = field(default_factory=list)  # of each side
-    unspaced_chars: list[int] = field(default_factory=list)
+    Attributes:
+        plan: The groups there are: languages and pairs with clean text.
+        reports: What became of each unit of a group, by digest.
+        left_out: What became of languages that are no group, because none of their documents is
+            left or wanted; `und` is what has no known language.
+    """
+
+    plan: Plan
+    reports: dict[str, CleanReport]
+    left_out: dict[str, CleanReport]
 
 
 @dataclass(frozen=True)
@@ -61,43 +66,88 @@ class _CleanTask:
 
 
 def cleaned_path(folder: Path, unit: Unit) -> Path:
-    """Returns where the clean text of a unit lies."""
-    return folder / f"{unit.digest}.arrow"
+    """Returns where the clean text of a unit lies, or of the unit that it is a part of."""
+    return folder / f"{unit.digest.partition('.')[0]}.arrow"
+
+
+def samples_path(folder: Path, unit: Unit) -> Path:
+    """Returns where samples of what was dropped from a unit lie; there may be none."""
+    return folder / f"{unit.digest}.rejected.jsonl"
 
 
 def clean(
-    plan: Plan, config: DataBuildConfig, folder: Path, pool: WorkerPool, progress: Progress
-) -> dict[str, CleanReport]:
-    """Cleans every unit that is not clean yet.
-
-    Returns:
-        The report of each unit, by its digest.
+    inputs: Inputs, config: DataBuildConfig, folder: Path, pool: WorkerPool, progress: Progress
+) -> Cleaned:
+    """Cleans every unit that is not clean yet, and forms groups of what is there.
 
     Raises:
-        UserError: An input is damaged, or a language ends with no document.
+        UserError: An input is damaged, or a language or source ends with no document.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    reports: dict[str, CleanReport] = {}
+    reports: dict[str, dict[str, CleanReport]] = {}
     tasks = []
-    for unit in sorted(plan.units, key=lambda unit: -unit.input_bytes):  # the longest first
+    for unit in sorted(inputs.distinct, key=lambda unit: -unit.input_bytes):  # the longest first
         if (report := _finished(folder, unit)) is not None:
             reports[unit.digest] = report
         else:
             tasks.append(_CleanTask(unit, config, folder))
     if reports:
-        progress.say(f"clean: {len(reports)} of {len(plan.units)} inputs are already done")
+        progress.say(f"clean: {len(reports)} of {len(inputs.distinct)} inputs are already done")
     with progress.bar("clean", sum(task.unit.input_bytes for task in tasks), "B") as bar:
         for task, report in pool.map(_clean_unit, tasks, "finished", bar.update):
             reports[task.unit.digest] = report
-    for group in plan.groups:
-        mine = [reports[unit.digest] for unit in group.units]
-        for unit, report in zip(group.units, mine, strict=True):
-            if unit.input_bytes and not report.read and unit.start == 0 and unit.end is None:
-                files = " and ".join(map(str, unit.files))
-                progress.warn(f"{files}: no document of {group.name} inside")
+    for unit in inputs.distinct:
+        read = sum(report.read for report in reports[unit.digest].values())
+        if unit.input_bytes and not read and unit.start == 0 and unit.end is None:
+            of = f" of {'-'.join(unit.langs)}" if unit.langs else ""
+            progress.warn(f"{' and '.join(unit.files)}: no document{of} inside")
+    return _grouped(inputs, reports)
+
+
+def _grouped(inputs: Inputs, reports: dict[str, dict[str, CleanReport]]) -> Cleaned:
+    parts: dict[tuple[str, ...], list[Unit]] = {}
+    by_part: dict[str, CleanReport] = {}
+    sources: dict[str, list[Unit]] = {}  # that name no language, by their place in the config
+    for unit in inputs.units:
+        if not unit.langs:
+            sources.setdefault(unit.where, []).append(unit)
+        for name, report in reports[unit.digest].items():
+            langs = unit.langs or (name,)
+            part = unit.part(langs)
+            parts.setdefault(langs, []).append(part)
+            by_part[part.digest] = report
+    for where, units in sources.items():
+        mine = [report for unit in units for report in reports[unit.digest].values()]
         if not any(report.kept for report in mine):
+            files = [path for unit in units for path in unit.files]
+            raise UserError(_no_data(where, list(dict.fromkeys(files)), mine))
+    named = {unit.langs for unit in inputs.units}
+    groups, left_out = [], {}
+    for langs, units in parts.items():
+        group = Group(langs, tuple(units))
+        mine = [by_part[unit.digest] for unit in units]
+        if any(report.kept for report in mine):
+            groups.append(group)
+        elif langs in named:
             raise UserError(_no_data(group.name, group.files, mine))
-    return reports
+        else:
+            left_out[group.name] = _total(mine)
+    check_names([group.langs for group in groups])
+    return Cleaned(Plan(tuple(groups), inputs.digest), by_part, left_out)
+
+
+def _total(reports: list[CleanReport]) -> CleanReport:
+    total = CleanReport()
+    for report in reports:
+        total.read += report.read
+        for mine, its in (
+            (total.drops, report.drops),
+            (total.edits, report.edits),
+            (total.lines, report.lines),
+        ):
+            for what, count in its.items():
+                mine[what] = mine.get(what, 0) + count
+    return total
 
 
 def _no_data(name: str, files: list[str], reports: Iterable[CleanReport]) -> str:
@@ -115,117 +165,149 @@ def _no_data(name: str, files: list[str], reports: Iterable[CleanReport]) -> str
     )
 
 
-def _finished(folder: Path, unit: Unit) -> CleanReport | None:
+def _finished(folder: Path, unit: Unit) -> dict[str, CleanReport] | None:
     try:
         content = json.loads(_marker(folder, unit).read_text(encoding="utf-8"))
-        return CleanReport(**content) if cleaned_path(folder, unit).exists() else None
     except FileNotFoundError:
         return None
+    if not cleaned_path(folder, unit).exists():
+        return None
+    return {name: CleanReport(**report) for name, report in content.items()}
 
 
 def _marker(folder: Path, unit: Unit) -> Path:
     return folder / f"{unit.digest}.json"
 
 
-def _clean_unit(task: _CleanTask) -> CleanReport:
+def _clean_unit(task: _CleanTask) -> dict[str, CleanReport]:
     unit, config = task.unit, task.config
-    sides = len(unit.langs)
-    report = CleanReport(sampled_chars=[0] * sides, unspaced_chars=[0] * sides)
+    tally = Tally(unit, config.rejected_samples)
+    cleaner: _DocumentCleaner | _PairCleaner
+    if len(unit.langs) == 2:
+        pair = (unit.langs[0], unit.langs[1])
+        cleaner = _PairCleaner(pair, pair_steps(config.filters), config.normalization, tally)
+    else:
+        cleaner = _DocumentCleaner(unit, document_steps(config.filters), config, tally)
     with atomic_file(cleaned_path(task.folder, unit)) as file:
-        writer = CleanedWriter(file, is_bitext=sides == 2)
-        items = (_pairs if sides == 2 else _documents)(unit, config, report)
-        for item in items:
+        writer = CleanedWriter(file, is_bitext=len(unit.langs) == 2)
+        for item in _clean_items(unit, config, cleaner.clean, tally):
             writer.add(item)
-            report.kept += 1
-            texts = (item.text,) if isinstance(item, Document) else (item.source, item.target)
-            for side, text in enumerate(texts):
-                sample = text[:_SCRIPT_SAMPLE]
-                report.sampled_chars[side] += len(sample)
-                report.unspaced_chars[side] += count_unspaced(sample)
         writer.close()
-    report.block_rows, report.text_bytes = writer.block_rows, writer.text_bytes
-    write_atomically(_marker(task.folder, unit), json.dumps(asdict(report)).encode())
-    return report
+    reports = tally.finished(cleaner.totals)
+    for block, (name, rows) in enumerate(zip(writer.block_names, writer.block_rows, strict=True)):
+        reports[name].block_rows.append(rows)
+        if len(reports) > 1:
+            reports[name].blocks.append(block)
+    for name, size in writer.text_bytes.items():
+        reports[name].text_bytes = size
+    write_samples(samples_path(task.folder, unit), tally.samples)
+    content = {name: asdict(report) for name, report in reports.items()}
+    write_atomically(_marker(task.folder, unit), json.dumps(content).encode())
+    return reports
 
 
-class _Meter:
-    """Tells the parent of the bytes read, and counts what was read."""
+def _clean_items(
+    unit: Unit, config: DataBuildConfig, clean_row: CleanRow, tally: Tally
+) -> Iterator[Document | Pair]:
+    """Yields what stays of a unit.
 
-    def __init__(self, readers: list[LineReader], report: CleanReport) -> None:
-        self._readers, self._report = readers, report
-        self._last = sum(reader.position for reader in readers)
+    Raises:
+        UserError: The input is damaged, and the policy is to fail.
+    """
+    read = position = 0
 
-    def count(self) -> None:
-        self._report.read += 1
-        if self._report.read % _REPORT_EVERY == 0:
-            self.tick()
+    def tick() -> None:
+        nonlocal position
+        before, position = position, rows.position
+        advance(position - before)
 
-    def tick(self) -> None:
-        position = sum(reader.position for reader in self._readers)
-        advance(position - self._last)
-        self._last = position
-
-
-def _documents(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator[Document]:
-    (lang,) = unit.langs
-    steps = document_steps(config.filters)
-    max_chars = _RAW_FACTOR * config.filters.max_document_chars + _RAW_EXTRA
-    too_long = 0
-    reader = LineReader(unit.files[0], config.on_invalid_utf8, 4 * max_chars, unit.start, unit.end)
-    with reader:
-        meter = _Meter([reader], report)
-        try:
-            for raw in read_documents(reader, max_chars, first_range=unit.start == 0):
-                meter.count()
-                if not isinstance(raw, str):
-                    too_long += 1
-                    continue
-                document = Document(lang, normalize_lines(raw, config.normalization))
-                document, reason = apply_steps(steps, document)
-                if reason is None:
-                    yield document
-        except TruncatedInputError as error:
-            raise UserError(f"{error} ({report.read:,} documents were read before)") from None
-        meter.tick()
-        dropped = total_drops(steps, lang) + Counter({TOO_LONG: too_long})
-        report.drops, report.lines = dict(sorted(dropped.items())), dict(reader.counts)
-
-
-def _pairs(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator[Pair]:
-    langs = (unit.langs[0], unit.langs[1])
-    steps = pair_steps(config.filters)
-    max_chars = _RAW_FACTOR * config.filters.max_pair_chars + _RAW_EXTRA
-    dropped: Counter[str] = Counter()
     with ExitStack() as stack:
-        readers = [
-            stack.enter_context(
-                LineReader(path, config.on_invalid_utf8, 4 * max_chars, unit.start, unit.end)
-            )
-            for path in unit.files
-        ]
-        meter = _Meter(readers, report)
-        rows: Iterator[RawPair]
-        if unit.form == "tsv":
-            rows = read_tsv(readers[0], unit.start)
-        else:
-            rows = read_aligned(readers[0], readers[1], meter.tick)
+        rows = open_rows(unit, config, stack, tick)
+        position = rows.position
         try:
-            for raw in rows:
-                meter.count()
-                if raw is UNDECODABLE:
-                    dropped["invalid_utf8"] += 1
-                elif raw is OVERLONG:
-                    dropped[TOO_LONG] += 1
-                elif isinstance(raw, tuple):
-                    source, target = (normalize_line(side, config.normalization) for side in raw)
-                    pair = Pair(langs, source, target)
-                    pair, reason = apply_steps(steps, pair)
-                    if reason is None:
-                        yield pair
+            for row in rows.rows:
+                read += 1
+                if read % _REPORT_EVERY == 0:
+                    tick()
+                if not isinstance(row, tuple):
+                    tally.drop(tally.name, row.reason, (row.head,))
+                elif max(map(len, row)) > rows.max_chars:
+                    tally.drop(tally.name, TOO_LONG, tuple(text[:HEAD_CHARS] for text in row))
+                elif (item := clean_row(row)) is not None:
+                    yield item
         except TruncatedInputError as error:
-            raise UserError(f"{error} ({report.read:,} pairs were read before)") from None
-        meter.tick()
-    dropped.update(total_drops(steps, "-".join(langs)))
-    report.drops = dict(sorted(dropped.items()))
-    lines = sum((reader.counts for reader in readers), Counter[str]())
-    report.lines = dict(sorted(lines.items()))
+            kind = "pairs" if len(unit.langs) == 2 else "documents"
+            raise UserError(f"{error} ({read:,} {kind} were read before)") from None
+        tick()
+        if lines := rows.counts:
+            tally.report(tally.name).lines = dict(sorted(lines.items()))
+
+
+class _DocumentCleaner:
+    """Cleans documents, and finds their language where it is not known from the config."""
+
+    def __init__(
+        self, unit: Unit, steps: list[Step[Document]], config: DataBuildConfig, tally: Tally
+    ) -> None:
+        assert isinstance(unit.source, MonolingualSource)
+        self._steps = steps
+        self._form, self._tally = config.normalization, tally
+        self._lang = unit.langs[0] if unit.langs else None
+        self._has_field = unit.source.lang_field is not None
+        self._choice = choice.LanguageChoice(unit.source.languages)
+        self._identifier: choice.LanguageIdentifier | None = None
+        if self._lang is None and not self._has_field:
+            self._identifier = choice.make_identifier(config)
+
+    def clean(self, row: Row) -> Document | None:
+        """Returns the document of a row, None if it goes."""
+        lang = self._lang
+        if lang is None and self._has_field:
+            lang, reason = self._choice.of(row[1])
+            if reason is not None:
+                self._tally.drop(lang, reason, row[:1])
+                return None
+        lines = normalize_lines(row[0], self._form)
+        if lang is None:
+            assert self._identifier is not None
+            lang, reason = self._choice.of(self._identifier.identify("\n".join(lines))[0])
+            if reason is not None:
+                self._tally.drop(lang, reason, ("\n".join(lines),))
+                return None
+        document, reason = apply_steps(self._steps, Document(lang, lines))
+        if reason is not None:
+            self._tally.drop(lang, reason, ("\n".join(document.lines),), counted=True)
+            return None
+        self._tally.keep(lang, (document.text,))
+        return document
+
+    def totals(self, name: str) -> tuple[Counter[str], Counter[str]]:
+        """Returns the drops and the edits of the steps in a language."""
+        return total_drops(self._steps, name), total_edits(self._steps, name)
+
+
+class _PairCleaner:
+    """Cleans pairs."""
+
+    def __init__(
+        self, langs: tuple[str, str], steps: list[Step[Pair]], form: Normalization, tally: Tally
+    ) -> None:
+        self._steps, self._form, self._langs, self._tally = steps, form, langs, tally
+
+    def clean(self, row: Row) -> Pair | None:
+        """Returns the pair of a row, None if it goes."""
+        if not row[0] and not row[1]:  # files aligned by paragraph hold millions of them
+            self._tally.drop(self._tally.name, EMPTY_SIDE, ())
+            return None
+        source, target = (normalize_line(side, self._form) for side in row)
+        pair, reason = apply_steps(self._steps, Pair(self._langs, source, target))
+        sides = (pair.source, pair.target)
+        if reason is not None:
+            self._tally.drop(self._tally.name, reason, sides, counted=True)
+            return None
+        self._tally.keep(self._tally.name, sides)
+        return pair
+
+    def totals(self, name: str) -> tuple[Counter[str], Counter[str]]:
+        """Returns the drops and the edits of the steps in the pair."""
+        return total_drops(self._steps, name), total_edits(self._steps, name)

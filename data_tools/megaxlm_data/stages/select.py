@@ -63,7 +63,9 @@ def blocks_of(group: Group, reports: dict[str, CleanReport], folder: Path) -> It
     """Yields the blocks of a group in the order of its documents."""
     row = 0
     for unit in group.units:
-        for number, rows in enumerate(reports[unit.digest].block_rows):
+        report = reports[unit.digest]
+        numbers = report.blocks or range(len(report.block_rows))
+        for number, rows in zip(numbers, report.block_rows, strict=True):
             yield Block(cleaned_path(folder, unit), number, row, row + rows)
             row += rows
 

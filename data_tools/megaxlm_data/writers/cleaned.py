@@ -7,6 +7,8 @@ read, not mapped: pages of a mapped corpus would count as memory of the build.
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from megaxlm_data.document import Document, Pair, document_id, pair_id
 from megaxlm_data.writers.atomic import CheckedFile
 
 BLOCK_BYTES = 1 << 20
+_MOST_HELD_BYTES = 64 << 20  # of all languages together
 _DOCUMENT_SCHEMA = pa.schema(
     [
         ("doc_id", pa.uint64()),
@@ -39,22 +42,34 @@ _PAIR_SCHEMA = pa.schema(
 )
 
 
+@dataclass
+class _Held:
+    """Rows of one language or pair that are not written yet."""
+
+    texts: tuple[list[str], ...]
+    sizes: tuple[list[int], ...]
+    ids: list[int] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    text_bytes: int = 0
+
+
 class CleanedWriter:
-    """Writes documents, or pairs, as blocks.
+    """Writes documents, or pairs, as blocks; each block is of one language or pair.
 
     Attributes:
         block_rows: Rows of each block written.
+        block_names: Its language, `en`, or pair, `en-fr`.
+        text_bytes: UTF-8 bytes written, by language or pair.
     """
 
     def __init__(self, file: CheckedFile, is_bitext: bool) -> None:
         self.block_rows: list[int] = []
-        self.text_bytes = 0
+        self.block_names: list[str] = []
+        self.text_bytes: Counter[str] = Counter()
         self._schema = _PAIR_SCHEMA if is_bitext else _DOCUMENT_SCHEMA
-        self._texts: tuple[list[str], ...] = ([], []) if is_bitext else ([],)
-        self._sizes: tuple[list[int], ...] = ([], []) if is_bitext else ([],)
-        self._ids: list[int] = []
-        self._lines: list[int] = []
-        self._held = 0
+        self._sides = 1 + is_bitext
+        self._held: dict[str, _Held] = {}
+        self._held_bytes = 0
         options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
         sink = pa.PythonFile(file, mode="w")
         self._writer = pa.ipc.new_file(sink, self._schema, options=options)
@@ -62,39 +77,46 @@ class CleanedWriter:
     def add(self, item: Document | Pair) -> None:
         """Adds a row."""
         if isinstance(item, Document):
-            self._ids.append(document_id(item.text))
-            self._lines.append(len(item.lines))
+            name, doc_id, lines = item.lang, document_id(item.text), len(item.lines)
             sides: tuple[str, ...] = ("\n".join(item.lines),)
         else:
-            self._ids.append(pair_id(item.source, item.target))
-            self._lines.append(1)
+            name, doc_id, lines = "-".join(item.langs), pair_id(item.source, item.target), 1
             sides = (item.source, item.target)
-        for texts, sizes, side in zip(self._texts, self._sizes, sides, strict=True):
+        held = self._held.get(name)
+        if held is None:
+            columns = range(self._sides)
+            held = _Held(tuple([] for _ in columns), tuple([] for _ in columns))
+            self._held[name] = held
+        held.ids.append(doc_id)
+        held.lines.append(lines)
+        for texts, sizes, side in zip(held.texts, held.sizes, sides, strict=True):
+            size = len(side.encode())
             texts.append(side)
-            sizes.append(len(side.encode()))
-            self._held += sizes[-1]
-        if self._held >= BLOCK_BYTES:
-            self._flush()
+            sizes.append(size)
+            held.text_bytes += size
+            self._held_bytes += size
+        if held.text_bytes >= BLOCK_BYTES:
+            self._flush(name)
+        elif self._held_bytes >= _MOST_HELD_BYTES:  # a file of very many languages
+            self._flush(max(self._held, key=lambda each: self._held[each].text_bytes))
 
     def close(self) -> None:
         """Writes what is held and the footer."""
-        self._flush()
+        for name in sorted(self._held):
+            self._flush(name)
         self._writer.close()
 
-    def _flush(self) -> None:
-        if not self._ids:
-            return
-        columns: tuple[list[Any], ...] = (self._ids, self._lines, *self._sizes, *self._texts)
+    def _flush(self, name: str) -> None:
+        held = self._held.pop(name)
+        columns: tuple[list[Any], ...] = (held.ids, held.lines, *held.sizes, *held.texts)
         arrays = [
-            pa.array(column, field.type)
-            for column, field in zip(columns, self._schema, strict=True)
+            pa.array(column, kind.type) for column, kind in zip(columns, self._schema, strict=True)
         ]
         self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        self.block_rows.append(len(self._ids))
-        self.text_bytes += self._held
-        self._held = 0
-        for column in columns:
-            column.clear()
+        self.block_rows.append(len(held.ids))
+        self.block_names.append(name)
+        self.text_bytes[name] += held.text_bytes
+        self._held_bytes -= held.text_bytes
 
 
 class CleanedFile:

@@ -153,6 +153,7 @@ def test_the_number_of_workers_and_a_trained_tokenizer_do_not_change_a_byte(conf
     assert tree_hash(one.output) == tree_hash(three.output)
     assert sorted(p.name for p in one.output.iterdir()) == [
         "dataset.json",
+        "reports",
         "tokenizer",
         "train",
         "validation",

@@ -1,6 +1,7 @@
 import pytest
 from megaxlm_data.bitext.readers import read_aligned, read_tsv
 from megaxlm_data.readers.lines import OVERLONG, UNDECODABLE, LineReader
+from megaxlm_data.readers.records import Malformed
 
 from megaxlm.errors import UserError
 
@@ -57,3 +58,21 @@ def test_tsv_with_other_columns_names_file_and_line(tmp_path, line, columns):
             pytest.raises(UserError, match=f"a.tsv:8: {columns} columns"),
         ):
             list(read_tsv(reader, start))
+
+
+def test_chosen_columns_of_a_tsv_with_ids_and_scores(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("1\tone\tun\t0.9\n2\ttwo\tdeux\n3\tthree\n\n")
+    with LineReader(path, "fail", 1 << 20) as reader:
+        rows = read_tsv(reader, chosen=(2, 1))
+        assert [next(rows), next(rows)] == [("un", "one"), ("deux", "two")]
+        with pytest.raises(UserError) as caught:
+            next(rows)
+    assert str(caught.value) == (
+        f"{path}:3: 2 columns, `columns` asks for number 2, counted from 0; repair the line, "
+        "correct `columns`, or set on_bad_record to skip"
+    )
+    with LineReader(path, "fail", 1 << 20) as reader:
+        rows = list(read_tsv(reader, chosen=(1, 2), on_bad_record="skip"))
+    assert rows == [("one", "un"), ("two", "deux"), Malformed(), ("", "")]
+    assert rows[2].head == "3\tthree"

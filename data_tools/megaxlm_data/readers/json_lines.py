@@ -1,0 +1,159 @@
+"""Reads JSON lines: one object a line, of which some fields are text.
+
+The standard library decodes them: at 150 to 370 MB/s a core it is some ten times faster than what
+follows, and unlike orjson it takes `NaN` and large numbers, which metadata written by Python holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from megaxlm.errors import UserError
+from megaxlm_data.readers.lines import (
+    HEAD_CHARS,
+    LineReader,
+    Undecodable,
+    count_newlines,
+)
+from megaxlm_data.readers.records import (
+    FieldNames,
+    Malformed,
+    Policies,
+    RawRow,
+    lookup,
+    names_in,
+)
+
+
+class JsonLinesReader:
+    """Reads the records of a file, or of a range of an uncompressed one. Blank lines are none.
+
+    Args:
+        path: The file.
+        fields: What a row is made of.
+        policies: What to do with what is damaged.
+        max_line_bytes: A longer line is given as `Overlong`, and never held.
+        start: A line that begins before this byte is not read.
+        end: Nor is one that begins at or after this one; None for the whole file.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        fields: FieldNames,
+        policies: Policies,
+        max_line_bytes: int,
+        start: int = 0,
+        end: int | None = None,
+    ) -> None:
+        self._path, self._fields = path, fields
+        self._policies, self._start = policies, start
+        self._reader = LineReader(path, policies.invalid_utf8, max_line_bytes, start, end)
+        self.counts: Counter[str] = self._reader.counts
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file itself read until now."""
+        return self._reader.position
+
+    def __enter__(self) -> JsonLinesReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._reader.__exit__(*exc)
+
+    def __iter__(self) -> Iterator[RawRow]:
+        """Yields the rows.
+
+        Raises:
+            UserError: A line is no record with these fields, under the policy `fail`.
+        """
+        for block in self._reader:
+            if block.past_end:
+                return
+            for index, line in enumerate(block.lines):
+                if not isinstance(line, str):
+                    yield line
+                elif line and not line.isspace():
+                    yield self._row(line, block.first_line + index)
+
+    def _row(self, line: str, number: int) -> RawRow:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            hint = (
+                " (the line breaks off: perhaps the file was not fetched whole)"
+                if getattr(error, "pos", 0) >= len(line.rstrip())
+                or "Unterminated string" in str(error)
+                else ""
+            )
+            return self._bad(line, number, f"not valid JSON: {_reason(error)}{hint}; repair it")
+        except RecursionError:
+            return self._bad(line, number, "not valid JSON: nested too deeply; repair it")
+        if not isinstance(record, dict):
+            return self._bad(
+                line,
+                number,
+                "is no JSON object; give one object a line",
+            )
+        texts = []
+        for place, name in enumerate(self._fields.names):
+            value = lookup(record, name)
+            if isinstance(value, str):
+                texts.append(value)
+                continue
+            if place >= self._fields.required:
+                texts.append("")
+                continue
+            if value is None:
+                there = names_in(record)
+                if name in there:  # null: a text that is empty
+                    texts.append("")
+                    continue
+                return self._bad(line, number, self._fields.missing(place, there))
+            kind = type(value).__name__
+            return self._bad(line, number, self._fields.no_text(place, kind))
+        if "\\ud" in line or "\\uD" in line:
+            return self._without_surrogates(texts, line, number)
+        return tuple(texts)
+
+    def _without_surrogates(self, texts: list[str], line: str, number: int) -> RawRow:
+        """Half of a surrogate pair, written as an escape, is what invalid UTF-8 is elsewhere."""
+        try:
+            for text in texts:
+                text.encode()
+            return tuple(texts)
+        except UnicodeEncodeError:
+            if self._policies.invalid_utf8 == "fail":
+                raise UserError(
+                    f"{self._path}:{self._line(number)}: a text holds half a surrogate pair; "
+                    "repair the line, or set on_invalid_utf8 to skip or replace"
+                ) from None
+        if self._policies.invalid_utf8 == "skip":
+            self.counts["invalid_utf8"] += 1
+            return Undecodable(line[:HEAD_CHARS])
+        self.counts["replaced_utf8"] += 1
+        return tuple(
+            text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            for text in texts
+        )
+
+    def _bad(self, line: str, number: int, what: str) -> Malformed:
+        if self._policies.bad_record == "fail":
+            raise UserError(
+                f"{self._path}:{self._line(number)}: {what}, or set on_bad_record to skip"
+            )
+        return Malformed(line[:HEAD_CHARS])
+
+    def _line(self, number: int) -> int:
+        # a range begins after the first newline at or behind the byte before it
+        return number + (count_newlines(self._path, self._start - 1) + 1 if self._start else 0)
+
+
+def _reason(error: ValueError) -> str:
+    decoded: Any = error
+    place = f" at character {decoded.pos + 1:,}" if hasattr(error, "pos") else ""
+    return f"{getattr(error, 'msg', str(error))}{place}"
