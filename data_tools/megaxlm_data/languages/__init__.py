@@ -1,0 +1,1 @@
+"""Language codes, and which language a text is in."""
