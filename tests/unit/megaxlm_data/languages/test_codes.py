@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from megaxlm_data.languages.codes import base_language, normalize_code
 
 
