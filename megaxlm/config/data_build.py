@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from megaxlm.config.base import Section
 from megaxlm.config.data_deduplication import DeduplicationConfig
 from megaxlm.config.data_filters import FilterConfig
+from megaxlm.config.data_languages import LanguageIdentificationConfig
 from megaxlm.config.data_sources import BitextSource, MonolingualSource
 from megaxlm.config.data_tokenizer import TokenizerConfig
 
@@ -24,6 +25,7 @@ class DataBuildConfig(Section):
     on_invalid_utf8: Literal["fail", "skip", "replace"] = "fail"  # skip drops the line, counted
     normalization: Literal["nfkc", "nfc", "none"] = "nfkc"
     filters: FilterConfig = FilterConfig()
+    language_identification: LanguageIdentificationConfig = LanguageIdentificationConfig()
     deduplication: DeduplicationConfig = DeduplicationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     validation_fraction: float = Field(default=0.01, ge=0, lt=1)

@@ -31,10 +31,11 @@ LIBRARIES = ("eldc", "py3langid")
 _MISSING = "`language_identification` needs {library}; install it with: pip install 'megaxlm[lid]'"
 
 # Labels under which the fast library puts relatives that it doesn't know.
-_DOUBTFUL_LABELS = frozenset("bn bs ckb hi hr mr ms ne no sa sr ur".split())
+DOUBTFUL_LABELS = frozenset("bn bs ckb hi hr mr ms ne no sa sr ur".split())
 # And under which it puts some of them, never with this score: Afrikaans, Pashto, Macedonian, ...
 _RELATED_LABELS = frozenset("am bg fa nl pt tl".split())
 _RELATED_SCORE = 0.9
+_EXPECTED_SCORE = 0.75  # of the fast library, enough for a language that is expected
 # What a library means by a code, where that isn't what the code says.
 _ELDC_CODES = {"ku": "ckb"}
 _PY3LANGID_CODES = {"sdh": "ckb", "zxx": UNDETERMINED}
@@ -52,11 +53,18 @@ class LanguageIdentifier(Protocol):
     def languages(self) -> frozenset[str]:
         """The languages it knows, as normalised codes."""
 
-    def identify(self, text: str) -> tuple[str, float]:
+    def knows(self, code: str) -> bool:
+        """Tells whether it could find this normalised code."""
+
+    def identify(
+        self, text: str, expected: Callable[[str], bool] | None = None
+    ) -> tuple[str, float]:
         """Returns the language of a text.
 
         Args:
             text: A document, a paragraph or a sentence; of a long one, parts are looked at.
+            expected: Says of a code whether it would be no surprise: less is asked of that then,
+                and time is saved.
 
         Returns:
             The code (ISO 639-1 where there is one, else 639-3, a script only off the usual one;
@@ -95,15 +103,24 @@ class TwoPassIdentifier:
         """The languages that one of the libraries knows."""
         return self._languages
 
-    def identify(self, text: str) -> tuple[str, float]:
+    def knows(self, code: str) -> bool:
+        """Tells whether it could find this normalised code."""
+        base = base_language(code)
+        return code in self._languages or (base in _TWO_SCRIPTS and base in self._languages)
+
+    def identify(
+        self, text: str, expected: Callable[[str], bool] | None = None
+    ) -> tuple[str, float]:
         """Returns (code, confidence), or `und` with the confidence of the best guess."""
         size = self._config.max_sample_chars
         text = sample(text, size)
         code, confidence = self._fast(text)
+        if expected is not None and confidence >= _EXPECTED_SCORE and expected(code):
+            return _with_script(code, text), confidence
         enough = self._config.fast_threshold
         if code in _RELATED_LABELS:
             enough = max(enough, _RELATED_SCORE)
-        doubtful = confidence < enough or code in _DOUBTFUL_LABELS
+        doubtful = confidence < enough or code in DOUBTFUL_LABELS
         if doubtful and self._accurate is not None:
             code, confidence = self._reconsider(sample(text, size // 2), code, confidence)
         elif confidence < self._config.fast_threshold:
