@@ -39,6 +39,9 @@ from megaxlm.data.shards import (
 )
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
+from megaxlm_data.decontamination.report import write_contamination_report
+from megaxlm_data.filters.build_steps import INDEX_FOLDER, prepare_build
+from megaxlm_data.filters.language import total_found
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport, clean
 from megaxlm_data.stages.encode import encode
@@ -107,7 +110,23 @@ def _run_stages(
     workers = available_cpus() if config.workers == "auto" else config.workers
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
+        prepare_build(config, work, progress)
         reports = clean(plan, config, cleaned, pool, progress)
+        write_contamination_report(
+            config.output,
+            work / INDEX_FOLDER,
+            (
+                (
+                    g.name,
+                    list(map(str, u.files)),
+                    reports[u.digest].read,
+                    reports[u.digest].findings,
+                )
+                for g in plan.groups
+                for u in g.units
+            ),
+            config.decontamination.samples,
+        )
         selections = select(plan, config, reports, cleaned, work / "select", progress)
         marker = work / "tokenizer.json"
         tokenizer = ensure_tokenizer(
@@ -151,6 +170,7 @@ def _statistics(
             "files": group.files,
             "read": sum(report.read for report in mine),
             "dropped": _total(report.drops for report in mine),
+            "wrong_language": total_found(report.findings for report in mine),
             "duplicates": selection.duplicates,
             "kept": selection.documents,
             "lines": _total(report.lines for report in mine),

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from megaxlm.config.base import Section
+from megaxlm.config.data_decontamination import DecontaminationConfig
 from megaxlm.config.data_deduplication import DeduplicationConfig
 from megaxlm.config.data_filters import FilterConfig
 from megaxlm.config.data_languages import LanguageIdentificationConfig
@@ -26,6 +27,7 @@ class DataBuildConfig(Section):
     normalization: Literal["nfkc", "nfc", "none"] = "nfkc"
     filters: FilterConfig = FilterConfig()
     language_identification: LanguageIdentificationConfig = LanguageIdentificationConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     deduplication: DeduplicationConfig = DeduplicationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     validation_fraction: float = Field(default=0.01, ge=0, lt=1)

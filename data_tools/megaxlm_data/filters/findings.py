@@ -1,8 +1,8 @@
 """What filters and edits have to report beside their counts: languages found, samples of text.
 
-A unit of input is cleaned in one process and its findings are kept with its report, as JSON; the
-findings of all units are put together in the order of the plan, so that they don't depend on which
-process did what.
+A unit of input is cleaned in one process and its findings are kept with its report, as JSON; those
+of all units are put together in the order of the plan, so that they don't depend on which process
+did what.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Finder(Protocol):
 
     topic: str
 
-    def findings(self) -> Any:
-        """Returns what was found until now, JSON-able; something false if nothing was."""
+    def findings(self, name: str) -> Any:
+        """Returns what was found in a language or pair, JSON-able; something false for nothing."""
 
 
-def findings_of(steps: Sequence[Step[T]]) -> Findings:
-    """Returns the findings of all steps that have some, by topic."""
+def findings_of(steps: Sequence[Step[T]], name: str) -> Findings:
+    """Returns the findings of all steps about a language or pair, by topic."""
     finders = [step for step in steps if isinstance(step, Finder)]
-    return {finder.topic: found for finder in finders if (found := finder.findings())}
+    return {finder.topic: found for finder in finders if (found := finder.findings(name))}

@@ -7,11 +7,13 @@ of a language that no library knows stays. Which languages the dropped texts wer
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Generic
 
 from megaxlm.config.data_languages import LanguageIdentificationConfig
 from megaxlm_data.document import Document, Pair
 from megaxlm_data.filters.base import Filter, T
+from megaxlm_data.filters.findings import Findings
 from megaxlm_data.languages.codes import UNDETERMINED, normalize_code
 from megaxlm_data.languages.identify import (
     DOUBTFUL_LABELS,
@@ -83,22 +85,23 @@ class _LanguageFilter(Filter[T], Generic[T]):
     def __init__(self, config: LanguageIdentificationConfig, judge: LanguageJudge) -> None:
         super().__init__()
         self._config, self._judge = config, judge
-        self._found: Counter[tuple[str, str]] = Counter()
+        self._found: Counter[tuple[str, str, str]] = Counter()
 
-    def findings(self) -> dict[str, dict[str, int]]:
-        """Returns how many texts were dropped, by declared language and the one found."""
+    def findings(self, name: str) -> dict[str, dict[str, int]]:
+        """Returns how many texts were dropped, by the language declared and the one found."""
         result: dict[str, dict[str, int]] = {}
-        for (declared, found), number in sorted(self._found.items()):
-            result.setdefault(declared, {})[found] = number
+        for (of, declared, found), number in sorted(self._found.items()):
+            if of == name:
+                result.setdefault(declared, {})[found] = number
         return result
 
-    def _reason(self, lang: str, text: str) -> str | None:
+    def _reason(self, name: str, lang: str, text: str) -> str | None:
         if len(text) < self._config.min_chars:
             return "short_for_language" if self._config.short_texts == "drop" else None
         found = self._judge.contradiction(lang, text)
         if found is None:
             return None
-        self._found[lang, found] += 1
+        self._found[name, lang, found] += 1
         return WRONG_LANGUAGE
 
 
@@ -107,7 +110,7 @@ class LanguageMatch(_LanguageFilter[Document]):
 
     def reason_to_drop(self, item: Document) -> str | None:
         """Judges the whole document."""
-        return self._reason(item.lang, item.text)
+        return self._reason(item.lang, item.lang, item.text)
 
 
 class PairLanguageMatch(_LanguageFilter[Pair]):
@@ -115,8 +118,18 @@ class PairLanguageMatch(_LanguageFilter[Pair]):
 
     def reason_to_drop(self, item: Pair) -> str | None:
         """Judges each side by itself."""
-        sides = zip(item.langs, (item.source, item.target), strict=True)
-        return next((why for lang, text in sides if (why := self._reason(lang, text))), None)
+        name = "-".join(item.langs)
+        first = self._reason(name, item.langs[0], item.source)
+        return first or self._reason(name, item.langs[1], item.target)
+
+
+def total_found(findings: Iterable[Findings]) -> dict[str, dict[str, int]]:
+    """Returns how many texts were dropped, by the language declared and the one found."""
+    total: dict[str, Counter[str]] = {}
+    for each in findings:
+        for declared, found in each.get(WRONG_LANGUAGE, {}).items():
+            total.setdefault(declared, Counter()).update(found)
+    return {lang: dict(sorted(found.items())) for lang, found in sorted(total.items())}
 
 
 def language_match(config: LanguageIdentificationConfig) -> LanguageMatch:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +28,6 @@ from megaxlm.errors import UserError
 from megaxlm_data.document import code_points
 from megaxlm_data.languages.codes import UNDETERMINED, base_language, normalize_code
 
-LIBRARIES = ("eldc", "py3langid")
 _MISSING = "`language_identification` needs {library}; install it with: pip install 'megaxlm[lid]'"
 
 # Labels under which the fast library puts relatives that it doesn't know.
@@ -82,6 +82,21 @@ def make_identifier(config: LanguageIdentificationConfig) -> LanguageIdentifier:
         UserError: A library isn't installed.
     """
     return TwoPassIdentifier(config)
+
+
+def library_versions(config: LanguageIdentificationConfig) -> dict[str, str]:
+    """Returns the versions of the libraries that are asked; their answers may change with them.
+
+    Raises:
+        UserError: One isn't installed.
+    """
+    versions = {}
+    for library in ("eldc", "py3langid") if config.accurate else ("eldc",):
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            raise UserError(_MISSING.format(library=library)) from None
+    return versions
 
 
 class TwoPassIdentifier:

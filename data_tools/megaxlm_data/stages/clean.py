@@ -21,8 +21,9 @@ from megaxlm_data.document import (
     normalize_lines,
 )
 from megaxlm_data.filters.base import apply_steps, total_drops
+from megaxlm_data.filters.build_steps import build_document_steps, build_pair_steps
+from megaxlm_data.filters.findings import Findings, findings_of
 from megaxlm_data.filters.length import TOO_LONG
-from megaxlm_data.filters.recipe import document_steps, pair_steps
 from megaxlm_data.progress import Progress
 from megaxlm_data.readers.documents import read_documents
 from megaxlm_data.readers.lines import OVERLONG, UNDECODABLE, LineReader
@@ -51,6 +52,7 @@ class CleanReport:
     lines: dict[str, int] = field(default_factory=dict)  # invalid_utf8, replaced_utf8
     sampled_chars: list[int] = field(default_factory=list)  # of each side
     unspaced_chars: list[int] = field(default_factory=list)
+    findings: Findings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _clean_unit(task: _CleanTask) -> CleanReport:
     report = CleanReport(sampled_chars=[0] * sides, unspaced_chars=[0] * sides)
     with atomic_file(cleaned_path(task.folder, unit)) as file:
         writer = CleanedWriter(file, is_bitext=sides == 2)
-        items = (_pairs if sides == 2 else _documents)(unit, config, report)
+        items = (_pairs if sides == 2 else _documents)(unit, task, report)
         for item in items:
             writer.add(item)
             report.kept += 1
@@ -166,9 +168,9 @@ class _Meter:
         self._last = position
 
 
-def _documents(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator[Document]:
-    (lang,) = unit.langs
-    steps = document_steps(config.filters)
+def _documents(unit: Unit, task: _CleanTask, report: CleanReport) -> Iterator[Document]:
+    (lang,), config = unit.langs, task.config
+    steps = build_document_steps(config, task.folder.parent)
     max_chars = _RAW_FACTOR * config.filters.max_document_chars + _RAW_EXTRA
     too_long = 0
     reader = LineReader(unit.files[0], config.on_invalid_utf8, 4 * max_chars, unit.start, unit.end)
@@ -189,11 +191,12 @@ def _documents(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iter
         meter.tick()
         dropped = total_drops(steps, lang) + Counter({TOO_LONG: too_long})
         report.drops, report.lines = dict(sorted(dropped.items())), dict(reader.counts)
+        report.findings = findings_of(steps, lang)
 
 
-def _pairs(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator[Pair]:
-    langs = (unit.langs[0], unit.langs[1])
-    steps = pair_steps(config.filters)
+def _pairs(unit: Unit, task: _CleanTask, report: CleanReport) -> Iterator[Pair]:
+    langs, config = (unit.langs[0], unit.langs[1]), task.config
+    steps = build_pair_steps(config, task.folder.parent)
     max_chars = _RAW_FACTOR * config.filters.max_pair_chars + _RAW_EXTRA
     dropped: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -227,5 +230,6 @@ def _pairs(unit: Unit, config: DataBuildConfig, report: CleanReport) -> Iterator
         meter.tick()
     dropped.update(total_drops(steps, "-".join(langs)))
     report.drops = dict(sorted(dropped.items()))
+    report.findings = findings_of(steps, "-".join(langs))
     lines = sum((reader.counts for reader in readers), Counter[str]())
     report.lines = dict(sorted(lines.items()))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.errors import UserError
+from megaxlm_data.filters.build_steps import build_key
 from megaxlm_data.progress import Progress
 from megaxlm_data.readers.stream import check_readable, codec_of
 
@@ -165,7 +166,8 @@ def _units(
         for path, size in zip(files, sizes, strict=True)
     ]
     filters = config.filters.model_dump()
-    cleaning = [config.normalization, config.on_invalid_utf8, filters]
+    languages = config.language_identification.model_dump()
+    cleaning = [config.normalization, config.on_invalid_utf8, filters, languages, build_key(config)]
     starts: list[int] = [0]
     if form != "aligned" and codec_of(files[0]) is None:
         starts = list(range(0, max(1, sizes[0]), RANGE_BYTES))

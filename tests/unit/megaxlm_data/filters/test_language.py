@@ -51,13 +51,14 @@ def test_another_language_is_dropped_and_counted_with_what_was_found() -> None:
     step = LanguageMatch(config, LanguageJudge(config, Oracle()))
     for text in ("de 0.9", "de 0.95", "fr 1.0", "en 0.9", "und 0.1"):
         apply_steps([step], Document("en", (text,)))
+    apply_steps([step], Document("fr", ("en 1.0",)))
     assert total_drops([step], "en") == {"wrong_language": 3}
-    assert findings_of([step]) == {"wrong_language": {"en": {"de": 2, "fr": 1}}}
+    assert findings_of([step], "en") == {"wrong_language": {"en": {"de": 2, "fr": 1}}}
 
 
 def test_nothing_found_is_no_finding() -> None:
     config = LanguageIdentificationConfig(min_chars=1)
-    assert findings_of([LanguageMatch(config, LanguageJudge(config, Oracle()))]) == {}
+    assert findings_of([LanguageMatch(config, LanguageJudge(config, Oracle()))], "en") == {}
 
 
 def test_an_unsure_contradiction_keeps_the_document() -> None:
@@ -108,7 +109,7 @@ def test_both_sides_of_a_pair_are_judged() -> None:
     reasons = [apply_steps([step], Pair(("en", "de"), *pair))[1] for pair in pairs]
     assert reasons == [None, "wrong_language", "wrong_language"]
     assert total_drops([step], "en-de") == {"wrong_language": 2}
-    assert step.findings() == {"de": {"en": 1}, "en": {"fr": 1}}
+    assert step.findings("en-de") == {"de": {"en": 1}, "en": {"fr": 1}}
 
 
 class TestWithTheLibraries:

@@ -1,0 +1,291 @@
+"""The index of what must not be in training text, made once for a build and shared by its workers.
+
+`keys.npy` holds the sorted hashes, `items.npy` the item of each, `bits.npy` the bitmap, `lines.npy`
+the line of each item; `index.json`, written last, says what they were made of. A hash that many
+items share stands once for each evaluation set, with the first item in the order of the config. The
+workers map the files: one copy in memory, however many they are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megaxlm.config.data_decontamination import DecontaminationConfig
+from megaxlm.data.shards import write_atomically
+from megaxlm.errors import UserError
+from megaxlm_data.decontamination.items import content_hash, files_of, read_items
+from megaxlm_data.decontamination.search import Lengths, Searcher, make_bitmap
+from megaxlm_data.decontamination.spans import (
+    Hashes,
+    Spans,
+    Tokens,
+    Way,
+    fold,
+    is_unspaced,
+    read_characters,
+    read_words,
+)
+from megaxlm_data.progress import Progress
+from megaxlm_data.writers.atomic import atomic_file
+
+INDEX_VERSION = 1  # raised when the hashes change
+_MARKER = "index.json"
+
+
+@dataclass
+class SetSummary:
+    """What an evaluation set gave."""
+
+    name: str
+    files: list[str] = field(default_factory=list)
+    file_items: list[int] = field(default_factory=list)  # the number of the first item of each
+    items: int = 0
+    too_short: int = 0  # not looked for
+    whole: int = 0  # looked for as a whole sentence or line
+    ngrams: int = 0  # different ones, shorter items included
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A part of a text that is also in an evaluation set.
+
+    Attributes:
+        evaluation_set: The name of the set.
+        item: Where it is there, `file:line`.
+        first: Where it begins in the folded text.
+        last: Where it ends, exclusive.
+    """
+
+    evaluation_set: str
+    item: str
+    first: int
+    last: int
+
+
+def decontamination_key(config: DecontaminationConfig) -> list[Any] | None:
+    """Returns what the outcome depends on: the settings and what is in the files; None if off.
+
+    Raises:
+        UserError: A file is missing or unreadable.
+    """
+    if not config.evaluation_sets:
+        return None
+    contents = [
+        [[str(path), _cached_hash(path)] for path in files_of(each, _where(number))]
+        for number, each in enumerate(config.evaluation_sets)
+    ]
+    return [INDEX_VERSION, config.model_dump(mode="json"), contents]
+
+
+def _where(number: int) -> str:
+    return f"decontamination.evaluation_sets.{number}"
+
+
+def _cached_hash(path: Path) -> str:
+    facts = path.stat()
+    return _hash_of(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 14)
+def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
+    return content_hash(path)
+
+
+def prepare(config: DecontaminationConfig, folder: Path, progress: Progress) -> None:
+    """Makes the index unless it is there; does nothing if no evaluation set is named.
+
+    Raises:
+        UserError: A file is missing, damaged or without anything to look for.
+    """
+    key = decontamination_key(config)
+    if key is None:
+        return
+    if _content(folder).get("key") == json.loads(json.dumps(key)):
+        return
+    progress.say(f"decontamination: reading {len(config.evaluation_sets)} evaluation sets")
+    folder.mkdir(parents=True, exist_ok=True)
+    builder = _Builder(config)
+    for number, evaluation_set in enumerate(config.evaluation_sets):
+        builder.begin(evaluation_set.name)
+        for path in files_of(evaluation_set, _where(number)):
+            builder.begin_file(path)
+            for item in read_items(evaluation_set, path):
+                builder.add(item.text, item.line)
+        summary = builder.end()
+        if summary.items == summary.too_short:
+            raise UserError(
+                f"{_where(number)} ({summary.name}): nothing to look for in "
+                f"{', '.join(summary.files[:3])}: {summary.items} items, all under min_words "
+                "or min_chars; correct `paths`, or lower those"
+            )
+    builder.write(folder, key)
+
+
+class _Builder:
+    def __init__(self, config: DecontaminationConfig) -> None:
+        self._config = config
+        self._sets: list[SetSummary] = []
+        self._keys: list[Hashes] = []  # of each set, unique
+        self._items: list[npt.NDArray[np.uint32]] = []
+        self._lines: list[int] = []
+        self._lengths: dict[Way, set[int]] = {"words": set(), "characters": set()}
+        self._new: list[Hashes] = []
+        self._new_items: list[tuple[int, int]] = []  # the item and how many keys it has
+
+    def begin(self, name: str) -> None:
+        self._sets.append(SetSummary(name))
+        self._new, self._new_items = [], []
+
+    def begin_file(self, path: Path) -> None:
+        self._sets[-1].files.append(str(path))
+        self._sets[-1].file_items.append(len(self._lines))
+
+    def add(self, text: str, line: int) -> None:
+        summary, config = self._sets[-1], self._config
+        folded = fold(text)
+        unspaced = is_unspaced(folded)
+        tokens = read_characters(folded) if unspaced else read_words(folded)
+        ngram, least = (
+            (config.ngram_chars, config.min_chars)
+            if unspaced
+            else (config.ngram_words, config.min_words)
+        )
+        if not len(tokens):
+            return
+        summary.items += 1
+        self._lines.append(line)
+        if len(tokens) < least:
+            summary.too_short += 1
+            return
+        if len(tokens) < ngram:
+            summary.whole += 1
+            self._lengths[tokens.way].add(len(tokens))
+            self._take(tokens, len(tokens))
+        else:
+            self._take(tokens, ngram)
+
+    def _take(self, tokens: Tokens, length: int) -> None:
+        starts = np.arange(len(tokens) - length + 1)
+        self._new.append(Spans(tokens).hashes(starts, length))
+        self._new_items.append((len(self._lines) - 1, len(starts)))
+
+    def end(self) -> SetSummary:
+        summary = self._sets[-1]
+        if self._new:
+            keys, first = np.unique(np.concatenate(self._new), return_index=True)
+            owners, counts = np.array(self._new_items, np.int64).T
+            self._keys.append(keys)
+            self._items.append(np.repeat(owners, counts)[first].astype(np.uint32))
+            summary.ngrams = len(keys)
+        return summary
+
+    def write(self, folder: Path, key: list[Any]) -> None:
+        """Writes the arrays, and last what tells that they are whole."""
+        (folder / _MARKER).unlink(missing_ok=True)
+        keys, items = np.concatenate(self._keys), np.concatenate(self._items)
+        order = np.argsort(keys, kind="stable")  # of equal keys, the first set stays first
+        keys, items = keys[order], items[order]
+        bits, shift = make_bitmap(keys)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "keys": keys,
+            "items": items,
+            "bits": bits,
+            "lines": np.array(self._lines),
+        }
+        for name, array in arrays.items():
+            with atomic_file(folder / f"{name}.npy") as file:
+                np.save(file, array)
+        content = {
+            "key": key,
+            "shift": shift,
+            "lengths": {way: sorted(lengths) for way, lengths in self._lengths.items()},
+            "sets": [asdict(each) for each in self._sets],
+        }
+        write_atomically(folder / _MARKER, json.dumps(content).encode())
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+        return content
+    except FileNotFoundError:
+        return {}
+
+
+def read_summaries(folder: Path) -> list[SetSummary]:
+    """Returns what the evaluation sets of an index gave; nothing if there is no index."""
+    return [SetSummary(**each) for each in _content(folder).get("sets", [])]
+
+
+class ContaminationIndex:
+    """An index, opened by a worker."""
+
+    def __init__(self, ngrams: dict[Way, int], folder: Path) -> None:
+        content = _content(folder)
+        self.sets = read_summaries(folder)
+        self._keys = np.load(folder / "keys.npy", mmap_mode="r")
+        self._items = np.load(folder / "items.npy", mmap_mode="r")
+        self._lines = np.load(folder / "lines.npy", mmap_mode="r")
+        bits = np.load(folder / "bits.npy", mmap_mode="r")
+        lengths = tuple(
+            Lengths(way, ngram, tuple(content["lengths"][way])) for way, ngram in ngrams.items()
+        )
+        self._searcher = Searcher(self._keys, bits, content["shift"], lengths)
+        self._places = [
+            (first, each.name, file)
+            for each in self.sets
+            for first, file in zip(each.file_items, each.files, strict=True)
+        ]
+        self._first_items = np.array([first for first, _, _ in self._places])
+
+    def find(self, folded: str) -> list[Overlap]:
+        """Returns the overlaps of a folded text with each set, adjoining ones made one.
+
+        They come in the order of the text, and of one place in the order of the sets.
+        """
+        spans = self._searcher.find(folded)
+        if not len(spans):
+            return []
+        found: dict[str, list[Overlap]] = {}
+        for first, last, place in spans[np.lexsort((spans[:, 1], spans[:, 0]))].tolist():
+            key = self._keys[place]
+            while place < len(self._keys) and self._keys[place] == key:
+                name, item = self._item(int(self._items[place]))
+                mine = found.setdefault(name, [])
+                if mine and first < mine[-1].last:
+                    before = mine.pop()
+                    mine.append(Overlap(name, before.item, before.first, max(before.last, last)))
+                else:
+                    mine.append(Overlap(name, item, first, last))
+                place += 1
+        order = {each.name: number for number, each in enumerate(self.sets)}
+        return sorted(
+            (overlap for mine in found.values() for overlap in mine),
+            key=lambda overlap: (overlap.first, order[overlap.evaluation_set]),
+        )
+
+    def _item(self, item: int) -> tuple[str, str]:
+        """Returns the set of an item, and where it is."""
+        number = int(np.searchsorted(self._first_items, item, side="right")) - 1
+        _, name, file = self._places[number]
+        return name, f"{file}:{self._lines[item]}"
+
+
+def open_index(config: DecontaminationConfig, folder: Path) -> ContaminationIndex:
+    """Opens the index that `prepare` made; a process opens it once."""
+    facts = (folder / _MARKER).stat()
+    return _opened(config.ngram_words, config.ngram_chars, folder, facts.st_mtime_ns, facts.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _opened(
+    ngram_words: int, ngram_chars: int, folder: Path, mtime_ns: int, inode: int
+) -> ContaminationIndex:
+    return ContaminationIndex({"words": ngram_words, "characters": ngram_chars}, folder)
