@@ -112,21 +112,7 @@ def _run_stages(
     with WorkerPool(max(1, workers)) as pool:
         prepare_build(config, work, progress)
         reports = clean(plan, config, cleaned, pool, progress)
-        write_contamination_report(
-            config.output,
-            work / INDEX_FOLDER,
-            (
-                (
-                    g.name,
-                    list(map(str, u.files)),
-                    reports[u.digest].read,
-                    reports[u.digest].findings,
-                )
-                for g in plan.groups
-                for u in g.units
-            ),
-            config.decontamination.samples,
-        )
+        _report_contamination(plan, config, reports, work)
         selections = select(plan, config, reports, cleaned, work / "select", progress)
         marker = work / "tokenizer.json"
         tokenizer = ensure_tokenizer(
@@ -151,6 +137,20 @@ def _run_stages(
     )
     statistics = _statistics(plan, config, reports, selections, shards)
     return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
+
+
+def _report_contamination(
+    plan: Plan, config: DataBuildConfig, reports: dict[str, CleanReport], work: Path
+) -> None:
+    """Writes what decontamination found as soon as it is known."""
+    found = (
+        (group.name, list(map(str, unit.files)), report.read, report.findings)
+        for group in plan.groups
+        for unit in group.units
+        for report in [reports[unit.digest]]
+    )
+    samples = config.decontamination.samples
+    write_contamination_report(config.output, work / INDEX_FOLDER, found, samples)
 
 
 def _statistics(

@@ -9,6 +9,7 @@ workers map the files: one copy in memory, however many they are.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +26,6 @@ from megaxlm_data.decontamination.search import Lengths, Searcher, make_bitmap
 from megaxlm_data.decontamination.spans import (
     Hashes,
     Spans,
-    Tokens,
     Way,
     fold,
     is_unspaced,
@@ -37,6 +37,8 @@ from megaxlm_data.writers.atomic import atomic_file
 
 INDEX_VERSION = 1  # raised when the hashes change
 _MARKER = "index.json"
+_BATCH_CHARS = 1 << 20  # hashed at once
+_READ = {"words": read_words, "characters": read_characters}
 
 
 @dataclass
@@ -99,13 +101,14 @@ def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def prepare(config: DecontaminationConfig, folder: Path, progress: Progress) -> None:
-    """Makes the index unless it is there; does nothing if no evaluation set is named.
+    """Makes the index unless it is there; there is none if no evaluation set is named.
 
     Raises:
         UserError: A file is missing, damaged or without anything to look for.
     """
     key = decontamination_key(config)
     if key is None:
+        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted build with another config
         return
     if _content(folder).get("key") == json.loads(json.dumps(key)):
         return
@@ -129,61 +132,81 @@ def prepare(config: DecontaminationConfig, folder: Path, progress: Progress) -> 
 
 
 class _Builder:
+    """Collects the hashes of evaluation sets, many items at a time."""
+
     def __init__(self, config: DecontaminationConfig) -> None:
-        self._config = config
+        self._limits: dict[Way, tuple[int, int]] = {
+            "words": (config.min_words, config.ngram_words),
+            "characters": (config.min_chars, config.ngram_chars),
+        }
         self._sets: list[SetSummary] = []
         self._keys: list[Hashes] = []  # of each set, unique
         self._items: list[npt.NDArray[np.uint32]] = []
         self._lines: list[int] = []
-        self._lengths: dict[Way, set[int]] = {"words": set(), "characters": set()}
-        self._new: list[Hashes] = []
-        self._new_items: list[tuple[int, int]] = []  # the item and how many keys it has
+        self._lengths: dict[Way, set[int]] = {way: set() for way in self._limits}
+        self._waiting: dict[Way, list[tuple[int, str]]] = {way: [] for way in self._limits}
+        self._waiting_chars = 0
+        self._new: list[tuple[Hashes, npt.NDArray[np.uint32]]] = []
 
     def begin(self, name: str) -> None:
         self._sets.append(SetSummary(name))
-        self._new, self._new_items = [], []
+        self._new = []
 
     def begin_file(self, path: Path) -> None:
         self._sets[-1].files.append(str(path))
         self._sets[-1].file_items.append(len(self._lines))
 
     def add(self, text: str, line: int) -> None:
-        summary, config = self._sets[-1], self._config
-        folded = fold(text)
-        unspaced = is_unspaced(folded)
-        tokens = read_characters(folded) if unspaced else read_words(folded)
-        ngram, least = (
-            (config.ngram_chars, config.min_chars)
-            if unspaced
-            else (config.ngram_words, config.min_words)
-        )
-        if not len(tokens):
-            return
-        summary.items += 1
+        folded = fold(text).replace("\n", " ")
+        way: Way = "characters" if is_unspaced(folded) else "words"
+        self._waiting[way].append((len(self._lines), folded))
         self._lines.append(line)
-        if len(tokens) < least:
-            summary.too_short += 1
-            return
-        if len(tokens) < ngram:
-            summary.whole += 1
-            self._lengths[tokens.way].add(len(tokens))
-            self._take(tokens, len(tokens))
-        else:
-            self._take(tokens, ngram)
+        self._waiting_chars += len(folded)
+        if self._waiting_chars > _BATCH_CHARS:
+            self._hash_waiting()
 
-    def _take(self, tokens: Tokens, length: int) -> None:
-        starts = np.arange(len(tokens) - length + 1)
-        self._new.append(Spans(tokens).hashes(starts, length))
-        self._new_items.append((len(self._lines) - 1, len(starts)))
+    def _hash_waiting(self) -> None:
+        for way, waiting in self._waiting.items():
+            if waiting:
+                numbers = np.array([number for number, _ in waiting], np.uint32)
+                self._hash(way, numbers, [folded for _, folded in waiting])
+                waiting.clear()
+        self._waiting_chars = 0
+
+    def _hash(self, way: Way, numbers: npt.NDArray[np.uint32], texts: list[str]) -> None:
+        """Hashes the n-grams of the longer texts and the whole of the shorter ones."""
+        summary, (least, ngram) = self._sets[-1], self._limits[way]
+        tokens = _READ[way]("\n".join(texts))
+        spans = Spans(tokens)
+        ends = np.cumsum([len(text) + 1 for text in texts])  # of each text, in characters
+        owner = np.searchsorted(ends, tokens.first, side="right")  # the text of each token
+        sizes = np.bincount(owner, minlength=len(texts))
+        begins = np.cumsum(sizes) - sizes
+        summary.items += int(np.count_nonzero(sizes))
+        summary.too_short += int(np.count_nonzero((sizes > 0) & (sizes < least)))
+        whole = np.flatnonzero((sizes >= least) & (sizes < ngram))
+        summary.whole += len(whole)
+        for length in np.unique(sizes[whole]).tolist():
+            self._lengths[way].add(length)
+            mine = whole[sizes[whole] == length]
+            self._new.append((spans.hashes(begins[mine], length), numbers[mine]))
+        starts = np.arange(len(tokens) - ngram + 1)
+        starts = starts[owner[starts] == owner[starts + ngram - 1]]
+        self._new.append((spans.hashes(starts, ngram), numbers[owner[starts]]))
 
     def end(self) -> SetSummary:
+        """Ends a set: of equal hashes, the one of its first item stays."""
+        self._hash_waiting()
         summary = self._sets[-1]
-        if self._new:
-            keys, first = np.unique(np.concatenate(self._new), return_index=True)
-            owners, counts = np.array(self._new_items, np.int64).T
-            self._keys.append(keys)
-            self._items.append(np.repeat(owners, counts)[first].astype(np.uint32))
-            summary.ngrams = len(keys)
+        keys = np.concatenate([keys for keys, _ in self._new] or [np.zeros(0, np.uint64)])
+        items = np.concatenate([items for _, items in self._new] or [np.zeros(0, np.uint32)])
+        order = np.lexsort((items, keys))
+        keys, items = keys[order], items[order]
+        first = np.ones(len(keys), np.bool_)
+        first[1:] = keys[1:] != keys[:-1]
+        self._keys.append(keys[first])
+        self._items.append(items[first])
+        summary.ngrams = int(np.count_nonzero(first))
         return summary
 
     def write(self, folder: Path, key: list[Any]) -> None:
@@ -193,12 +216,9 @@ class _Builder:
         order = np.argsort(keys, kind="stable")  # of equal keys, the first set stays first
         keys, items = keys[order], items[order]
         bits, shift = make_bitmap(keys)
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "keys": keys,
-            "items": items,
-            "bits": bits,
-            "lines": np.array(self._lines),
-        }
+        lines = np.array(self._lines, np.int64)
+        arrays: dict[str, npt.NDArray[Any]]
+        arrays = {"keys": keys, "items": items, "bits": bits, "lines": lines}
         for name, array in arrays.items():
             with atomic_file(folder / f"{name}.npy") as file:
                 np.save(file, array)

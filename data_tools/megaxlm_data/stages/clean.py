@@ -130,7 +130,7 @@ def _marker(folder: Path, unit: Unit) -> Path:
 
 
 def _clean_unit(task: _CleanTask) -> CleanReport:
-    unit, config = task.unit, task.config
+    unit = task.unit
     sides = len(unit.langs)
     report = CleanReport(sampled_chars=[0] * sides, unspaced_chars=[0] * sides)
     with atomic_file(cleaned_path(task.folder, unit)) as file:
