@@ -25,13 +25,18 @@ class DecontaminationConfig(Section):
     evaluation_sets: list[EvaluationSet] = Field(default_factory=list)
     # So many words in a row in common are an overlap (GPT-3, Brown et al. 2020, appendix C) ...
     ngram_words: int = Field(default=13, ge=2, le=64)
-    # ... or so many characters, in scripts without spaces: Chinese, Japanese, Thai, ...
+    # ... or so many characters of Chinese or Japanese ...
     ngram_chars: int = Field(default=30, ge=4, le=256)
+    # ... or so many letters and marks of Thai, Lao, Khmer, Burmese, Tibetan.
+    ngram_letters: int = Field(default=70, ge=4, le=256)
     # A shorter item is looked for as a whole sentence or line, unless it's shorter than this: a
-    # sentence of three words is everybody's.
-    min_words: int = Field(default=5, ge=1)
-    min_chars: int = Field(default=10, ge=1)
-    action: Literal["drop", "cut"] = "drop"  # the document, or its lines that overlap
+    # sentence of four words is everybody's.
+    min_words: int = Field(default=6, ge=1)
+    min_chars: int = Field(default=12, ge=1)
+    min_letters: int = Field(default=28, ge=1)
+    # The whole document goes, or its lines that overlap. Of long documents, books, many hold some
+    # short sentence of some set: cut those.
+    action: Literal["drop", "cut"] = "drop"
     samples: int = Field(default=20, ge=0)  # in the report, for each language and set
 
     @model_validator(mode="after")
@@ -40,6 +45,7 @@ class DecontaminationConfig(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two evaluation sets are named {name}")
-        if self.min_words > self.ngram_words or self.min_chars > self.ngram_chars:
-            raise ValueError("min_words and min_chars may not exceed ngram_words and ngram_chars")
+        for unit in ("words", "chars", "letters"):
+            if getattr(self, f"min_{unit}") > getattr(self, f"ngram_{unit}"):
+                raise ValueError(f"min_{unit} may not be more than ngram_{unit}")
         return self

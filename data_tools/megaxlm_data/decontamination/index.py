@@ -24,13 +24,14 @@ from megaxlm.errors import UserError
 from megaxlm_data.decontamination.items import content_hash, files_of, read_items
 from megaxlm_data.decontamination.search import Lengths, Searcher, make_bitmap
 from megaxlm_data.decontamination.spans import (
+    WAYS,
     Hashes,
+    Reading,
     Spans,
-    Way,
     fold,
-    is_unspaced,
     read_characters,
     read_words,
+    reading_of,
 )
 from megaxlm_data.progress import Progress
 from megaxlm_data.writers.atomic import atomic_file
@@ -86,6 +87,15 @@ def decontamination_key(config: DecontaminationConfig) -> list[Any] | None:
     return [INDEX_VERSION, config.model_dump(mode="json"), contents]
 
 
+def ngrams_of(config: DecontaminationConfig) -> dict[Reading, int]:
+    """Returns the length of n-grams in each way of reading."""
+    return {
+        "words": config.ngram_words,
+        "ideographs": config.ngram_chars,
+        "syllables": config.ngram_letters,
+    }
+
+
 def _where(number: int) -> str:
     return f"decontamination.evaluation_sets.{number}"
 
@@ -125,8 +135,8 @@ def prepare(config: DecontaminationConfig, folder: Path, progress: Progress) -> 
         if summary.items == summary.too_short:
             raise UserError(
                 f"{_where(number)} ({summary.name}): nothing to look for in "
-                f"{', '.join(summary.files[:3])}: {summary.items} items, all under min_words "
-                "or min_chars; correct `paths`, or lower those"
+                f"{', '.join(summary.files[:3])}: {summary.items} items, all under min_words, "
+                "min_chars or min_letters; correct `paths`, or lower those"
             )
     builder.write(folder, key)
 
@@ -135,16 +145,18 @@ class _Builder:
     """Collects the hashes of evaluation sets, many items at a time."""
 
     def __init__(self, config: DecontaminationConfig) -> None:
-        self._limits: dict[Way, tuple[int, int]] = {
-            "words": (config.min_words, config.ngram_words),
-            "characters": (config.min_chars, config.ngram_chars),
+        self._least: dict[Reading, int] = {
+            "words": config.min_words,
+            "ideographs": config.min_chars,
+            "syllables": config.min_letters,
         }
+        self._ngrams = ngrams_of(config)
         self._sets: list[SetSummary] = []
         self._keys: list[Hashes] = []  # of each set, unique
         self._items: list[npt.NDArray[np.uint32]] = []
         self._lines: list[int] = []
-        self._lengths: dict[Way, set[int]] = {way: set() for way in self._limits}
-        self._waiting: dict[Way, list[tuple[int, str]]] = {way: [] for way in self._limits}
+        self._lengths: dict[Reading, set[int]] = {}  # of the readings that items have
+        self._waiting: dict[Reading, list[tuple[int, str]]] = {}
         self._waiting_chars = 0
         self._new: list[tuple[Hashes, npt.NDArray[np.uint32]]] = []
 
@@ -158,25 +170,25 @@ class _Builder:
 
     def add(self, text: str, line: int) -> None:
         folded = fold(text).replace("\n", " ")
-        way: Way = "characters" if is_unspaced(folded) else "words"
-        self._waiting[way].append((len(self._lines), folded))
+        reading = reading_of(folded)
+        self._waiting.setdefault(reading, []).append((len(self._lines), folded))
         self._lines.append(line)
         self._waiting_chars += len(folded)
         if self._waiting_chars > _BATCH_CHARS:
             self._hash_waiting()
 
     def _hash_waiting(self) -> None:
-        for way, waiting in self._waiting.items():
-            if waiting:
-                numbers = np.array([number for number, _ in waiting], np.uint32)
-                self._hash(way, numbers, [folded for _, folded in waiting])
-                waiting.clear()
+        for reading, waiting in self._waiting.items():
+            numbers = np.array([number for number, _ in waiting], np.uint32)
+            self._hash(reading, numbers, [folded for _, folded in waiting])
+        self._waiting.clear()
         self._waiting_chars = 0
 
-    def _hash(self, way: Way, numbers: npt.NDArray[np.uint32], texts: list[str]) -> None:
+    def _hash(self, reading: Reading, numbers: npt.NDArray[np.uint32], texts: list[str]) -> None:
         """Hashes the n-grams of the longer texts and the whole of the shorter ones."""
-        summary, (least, ngram) = self._sets[-1], self._limits[way]
-        tokens = _READ[way]("\n".join(texts))
+        summary, least, ngram = self._sets[-1], self._least[reading], self._ngrams[reading]
+        lengths = self._lengths.setdefault(reading, set())
+        tokens = _READ[WAYS[reading]]("\n".join(texts))
         spans = Spans(tokens)
         ends = np.cumsum([len(text) + 1 for text in texts])  # of each text, in characters
         owner = np.searchsorted(ends, tokens.first, side="right")  # the text of each token
@@ -187,7 +199,7 @@ class _Builder:
         whole = np.flatnonzero((sizes >= least) & (sizes < ngram))
         summary.whole += len(whole)
         for length in np.unique(sizes[whole]).tolist():
-            self._lengths[way].add(length)
+            lengths.add(length)
             mine = whole[sizes[whole] == length]
             self._new.append((spans.hashes(begins[mine], length), numbers[mine]))
         starts = np.arange(len(tokens) - ngram + 1)
@@ -225,7 +237,7 @@ class _Builder:
         content = {
             "key": key,
             "shift": shift,
-            "lengths": {way: sorted(lengths) for way, lengths in self._lengths.items()},
+            "lengths": {name: sorted(self._lengths[name]) for name in sorted(self._lengths)},
             "sets": [asdict(each) for each in self._sets],
         }
         write_atomically(folder / _MARKER, json.dumps(content).encode())
@@ -247,7 +259,7 @@ def read_summaries(folder: Path) -> list[SetSummary]:
 class ContaminationIndex:
     """An index, opened by a worker."""
 
-    def __init__(self, ngrams: dict[Way, int], folder: Path) -> None:
+    def __init__(self, ngrams: dict[Reading, int], folder: Path) -> None:
         content = _content(folder)
         self.sets = read_summaries(folder)
         self._keys = np.load(folder / "keys.npy", mmap_mode="r")
@@ -255,7 +267,9 @@ class ContaminationIndex:
         self._lines = np.load(folder / "lines.npy", mmap_mode="r")
         bits = np.load(folder / "bits.npy", mmap_mode="r")
         lengths = tuple(
-            Lengths(way, ngram, tuple(content["lengths"][way])) for way, ngram in ngrams.items()
+            Lengths(WAYS[reading], ngram, tuple(content["lengths"][reading]))
+            for reading, ngram in ngrams.items()
+            if reading in content["lengths"]
         )
         self._searcher = Searcher(self._keys, bits, content["shift"], lengths)
         self._places = [
@@ -301,11 +315,12 @@ class ContaminationIndex:
 def open_index(config: DecontaminationConfig, folder: Path) -> ContaminationIndex:
     """Opens the index that `prepare` made; a process opens it once."""
     facts = (folder / _MARKER).stat()
-    return _opened(config.ngram_words, config.ngram_chars, folder, facts.st_mtime_ns, facts.st_ino)
+    ngrams = tuple(ngrams_of(config).items())
+    return _opened(ngrams, folder, facts.st_mtime_ns, facts.st_ino)
 
 
 @lru_cache(maxsize=1)
 def _opened(
-    ngram_words: int, ngram_chars: int, folder: Path, mtime_ns: int, inode: int
+    ngrams: tuple[tuple[Reading, int], ...], folder: Path, mtime_ns: int, inode: int
 ) -> ContaminationIndex:
-    return ContaminationIndex({"words": ngram_words, "characters": ngram_chars}, folder)
+    return ContaminationIndex(dict(ngrams), folder)

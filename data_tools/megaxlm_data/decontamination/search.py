@@ -29,11 +29,12 @@ from megaxlm_data.decontamination.spans import (
 _ROOM = 4_096  # spans that a search is given room for; if there are more, it is asked again
 _BITS_PER_KEY = 32
 _MAX_BITMAP_BITS = 33  # 1 GB
+_NOTHING = np.zeros((0, 3), np.int64)
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """In a way of reading, the length of n-grams and the lengths of shorter items, in tokens."""
+    """The length of n-grams and the lengths of shorter items, in tokens of a way of reading."""
 
     way: Way
     ngram: int
@@ -91,7 +92,9 @@ class Searcher:
             for number, lengths in enumerate(self._lengths)
             if lengths.way == "words" or not folded.isascii()
         ]
-        return np.concatenate(found) if len(found) > 1 else found[0]
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate(found) if found else _NOTHING
 
     def _find(self, folded: str, number: int) -> npt.NDArray[np.int64]:
         if self._native is not None:
@@ -101,7 +104,7 @@ class Searcher:
             return self._find_tokens(read_words(folded), lengths)
         if has_unspaced(folded):
             return self._find_tokens(read_characters(folded), lengths)
-        return np.zeros((0, 3), np.int64)
+        return _NOTHING
 
     def _find_tokens(self, tokens: Tokens, lengths: Lengths) -> npt.NDArray[np.int64]:
         spans = Spans(tokens)
@@ -119,7 +122,7 @@ class Searcher:
         self, tokens: Tokens, spans: Spans, starts: npt.NDArray[np.int64], length: int
     ) -> npt.NDArray[np.int64]:
         if not len(starts):
-            return np.zeros((0, 3), np.int64)
+            return _NOTHING
         hashes = spans.hashes(starts, length)
         places = hashes >> np.uint64(self._shift)
         maybe = np.flatnonzero(self._bits[places >> np.uint64(3)] & _mask(places))
@@ -170,7 +173,6 @@ def _native_search(keys: Hashes, bits: npt.NDArray[np.uint8], shift: int) -> Nat
     function.restype = number
     index = _NativeIndex(keys.ctypes.data, len(keys), bits.ctypes.data, shift)
     index_at, table_at = ctypes.byref(index), kinds().ctypes.data
-    nothing = np.zeros((0, 3), np.int64)
     room = np.empty((_ROOM, 3), np.int64)
     room_at = room.ctypes.data  # looking these up takes longer than a short search
 
@@ -182,7 +184,7 @@ def _native_search(keys: Hashes, bits: npt.NDArray[np.uint8], shift: int) -> Nat
             way_at = ctypes.byref(way)
             count = function(points, size, table_at, index_at, way_at, room_at, len(room))
             if not count:
-                return nothing
+                return _NOTHING
             if count <= len(room):
                 return room[:count].copy()
             room = np.empty((count, 3), np.int64)

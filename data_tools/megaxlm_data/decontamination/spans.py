@@ -24,13 +24,23 @@ from megaxlm_data.document import code_points, count_unspaced
 
 Hashes = npt.NDArray[np.uint64]
 Way = Literal["words", "characters"]
+# How much a character says differs: 30 of Chinese are a sentence, 30 letters of Thai a phrase.
+Reading = Literal["words", "ideographs", "syllables"]
+WAYS: dict[Reading, Way] = {
+    "words": "words",
+    "ideographs": "characters",
+    "syllables": "characters",
+}
 
 _SPACE, _LETTER, _UNSPACED, _SENTENCE_END, _IGNORED = range(5)
 _SENTENCE_ENDS = "\n.!?;:…。！？；：｡؟؛۔।॥၊။።៕。"
-# Not seen at all: Arabic vowel signs and tatweel, Hebrew points, which one text has and another not
+# Not seen at all: Arabic vowel signs and tatweel, Hebrew points, which one text has and another
+# not, and apostrophes, so that `don't` is one word, whichever of them it's written with.
+_APOSTROPHES = "'\u2018\u2019\u02bc\u0060\u00b4"
 _IGNORED_RANGES = ((0x0591, 0x05BD), (0x0610, 0x061A), (0x0640, 0x0640), (0x064B, 0x065F))
 _UNSPACED_SHARE = 0.3  # of the letters, from which on a text is read in characters
 
+_FIRST_KANA = 0x3040
 _LAST_LETTER = 0x32400  # beyond it there are tags and private use
 _BLOCK = 16  # code points; every script has whole blocks
 
@@ -77,14 +87,17 @@ def has_unspaced(text: str) -> bool:
     return count_unspaced(text) > 0
 
 
-def is_unspaced(text: str) -> bool:
-    """Tells whether a text as a whole is to be read in characters, not in words."""
+def reading_of(text: str) -> Reading:
+    """Tells how a text as a whole is to be read."""
     unspaced = count_unspaced(text)
     if not unspaced:
-        return False
+        return "words"
     found = kinds()[code_points(text)]
     letters = np.count_nonzero((found == _LETTER) | (found == _UNSPACED))
-    return bool(unspaced > _UNSPACED_SHARE * letters)
+    if unspaced <= _UNSPACED_SHARE * letters:
+        return "words"
+    later = np.count_nonzero(code_points(text) >= _FIRST_KANA)  # Thai, Burmese, ... come before
+    return "ideographs" if 2 * later > unspaced else "syllables"
 
 
 def read_words(folded: str) -> Tokens:
@@ -144,7 +157,7 @@ def _visible(
     """Returns code points and their kinds, and their places if some were left out."""
     points = code_points(folded)
     found = kinds()[points]
-    if folded.isascii() or not (found == _IGNORED).any():
+    if not (found == _IGNORED).any():
         return points, found, None
     places = np.flatnonzero(found != _IGNORED)
     return points[places], found[places], places
@@ -165,6 +178,7 @@ def kinds() -> npt.NDArray[np.uint8]:
                 table[point] = _IGNORED
     table[0xE0000:0xE0200] = _IGNORED  # tags, variation selectors
     table[code_points(_SENTENCE_ENDS)] = _SENTENCE_END
+    table[code_points(_APOSTROPHES)] = _IGNORED
     for first, last in _IGNORED_RANGES:
         table[first : last + 1] = _IGNORED
     return table

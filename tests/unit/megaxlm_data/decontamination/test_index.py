@@ -89,6 +89,17 @@ def test_scripts_without_spaces_are_compared_in_characters(tmp_path: Path) -> No
     assert found(index, "两个姐妹就走到磨坊去要她们的工钱。") == []
 
 
+THAI = "พอหิมะละลายแล้วพี่น้องสองคนก็เดินไปที่โรงสีเพื่อขอค่าจ้างของพวกเธอแต่เจ้าของโรงสีย้ายเข้าไปอยู่ในเมืองนานแล้ว"
+
+
+def test_letters_of_thai_say_less_than_characters_of_chinese(tmp_path: Path) -> None:
+    config = make(tmp_path)
+    (tmp_path / "second.txt").write_text(THAI)
+    index = opened(tmp_path, config)
+    assert found(index, f"เขาว่า {THAI[5:80]} จริงๆ") == [("second", "second.txt:1")]
+    assert found(index, THAI[5:60]) == []
+
+
 def test_summaries_say_what_was_taken(tmp_path: Path) -> None:
     opened(tmp_path, make(tmp_path))
     first, second = read_summaries(tmp_path / "index")

@@ -9,9 +9,9 @@ from megaxlm_data.decontamination.spans import (
     Tokens,
     fold,
     has_unspaced,
-    is_unspaced,
     read_characters,
     read_words,
+    reading_of,
 )
 
 SENTENCE = "The old ferryman counts his coins twice before he casts off."
@@ -49,6 +49,12 @@ def test_other_words_are_another_span(other: str) -> None:
     assert whole(read_words(fold(other))) != whole(read_words(fold(SENTENCE)))
 
 
+def test_a_word_with_an_apostrophe_is_one() -> None:
+    tokens = read_words(fold("I don\u2019t ‘know’ it"))
+    assert len(tokens) == 4
+    assert whole(tokens) == whole(read_words(fold("I don't know it")))
+
+
 def test_vowel_signs_of_arabic_are_not_seen() -> None:
     assert whole(read_words(fold("كَتَبَ الوَلَدُ"))) == whole(read_words(fold("كتب الولد")))
 
@@ -72,8 +78,12 @@ def test_scripts_without_spaces_are_read_in_characters() -> None:
     tokens = read_characters(fold("渡船七点，离开。"))
     assert len(tokens) == 6
     assert tokens.ends.tolist() == [False, False, False, True, False, True]
-    assert is_unspaced(fold("渡船七点离开, OK"))
-    assert not is_unspaced(fold(SENTENCE + "渡船"))
+    assert reading_of(fold("渡船七点离开, OK")) == "ideographs"
+    assert reading_of(fold("わたしぶねは七時")) == "ideographs"
+    assert reading_of(fold("เรือข้ามฟาก")) == "syllables"
+    assert reading_of(fold("ကူးတို့သင်္ဘော")) == "syllables"
+    assert reading_of(fold(SENTENCE + "渡船")) == "words"
+    assert reading_of("") == "words"
     assert has_unspaced(SENTENCE + "渡船")
     assert not has_unspaced("Паром уходит")
 
