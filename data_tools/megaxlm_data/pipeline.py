@@ -41,10 +41,13 @@ from megaxlm.data.shards import (
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
 from megaxlm_data.crew import Crew
+from megaxlm_data.decontamination.report import write_contamination_report
+from megaxlm_data.filters.build_steps import INDEX_FOLDER, prepare_build
+from megaxlm_data.filters.language import total_found
 from megaxlm_data.progress import Progress
-from megaxlm_data.stages.clean import Cleaned, clean, samples_path
+from megaxlm_data.stages.clean import Cleaned, CleanReport, clean, samples_path
 from megaxlm_data.stages.encode import encode
-from megaxlm_data.stages.plan import Inputs, find_inputs
+from megaxlm_data.stages.plan import Inputs, Plan, find_inputs
 from megaxlm_data.stages.rejected import REJECTED_NAME, merge_samples, write_samples
 from megaxlm_data.stages.select import Selection, select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
@@ -125,8 +128,10 @@ def _run_stages(
     workers = available_cpus() if config.workers == "auto" else config.workers
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
+        prepare_build(config, work, progress)
         made = clean(inputs, config, cleaned, pool, progress)
         plan, reports = made.plan, made.reports
+        _report_contamination(plan, config, reports, work)
         selections = select(plan, config, reports, cleaned, work / "select", progress)
         marker = work / "tokenizer.json"
         tokenizer = ensure_tokenizer(
@@ -168,6 +173,20 @@ def _report_rejected(
     write_samples(config.output / REPORTS_DIR / REJECTED_NAME, samples)
 
 
+def _report_contamination(
+    plan: Plan, config: DataBuildConfig, reports: dict[str, CleanReport], work: Path
+) -> None:
+    """Writes what decontamination found as soon as it is known."""
+    found = (
+        (group.name, list(unit.files), report.read, report.findings)
+        for group in plan.groups
+        for unit in group.units
+        for report in [reports[unit.digest]]
+    )
+    samples = config.decontamination.samples
+    write_contamination_report(config.output, work / INDEX_FOLDER, found, samples)
+
+
 def _statistics(
     made: Cleaned,
     config: DataBuildConfig,
@@ -185,6 +204,7 @@ def _statistics(
             "read": sum(report.read for report in mine),
             "dropped": _total(report.drops for report in mine),
             "edited": _total(report.edits for report in mine),
+            "wrong_language": total_found(report.findings for report in mine),
             "duplicates": selection.duplicates,
             "kept": selection.documents,
             "lines": _total(report.lines for report in mine),

@@ -8,8 +8,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from megaxlm.config.base import Section
+from megaxlm.config.data_decontamination import DecontaminationConfig
 from megaxlm.config.data_deduplication import DeduplicationConfig
 from megaxlm.config.data_filters import FilterConfig
+from megaxlm.config.data_languages import LanguageIdentificationConfig
 from megaxlm.config.data_sources import BitextSource, MonolingualSource
 from megaxlm.config.data_tokenizer import TokenizerConfig
 
@@ -25,6 +27,8 @@ class DataBuildConfig(Section):
     on_bad_record: Literal["fail", "skip"] = "fail"  # JSON that is none, a field that is missing
     normalization: Literal["nfkc", "nfc", "none"] = "nfkc"
     filters: FilterConfig = FilterConfig()
+    language_identification: LanguageIdentificationConfig = LanguageIdentificationConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     deduplication: DeduplicationConfig = DeduplicationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     validation_fraction: float = Field(default=0.01, ge=0, lt=1)

@@ -22,8 +22,7 @@ def make_identifier(config: DataBuildConfig) -> LanguageIdentifier:
     """Returns what `lang: detect` asks; loaded where it is needed alone, for it holds a model."""
     from megaxlm_data.languages.identify import make_identifier as make
 
-    made: LanguageIdentifier = make(config.language_identification)  # type: ignore[attr-defined]
-    return made
+    return make(config.language_identification)
 
 
 def identifier_key(config: DataBuildConfig) -> Any:
@@ -34,7 +33,7 @@ def identifier_key(config: DataBuildConfig) -> Any:
     """
     from megaxlm_data.languages.identify import library_versions
 
-    return library_versions(config.language_identification)  # type: ignore[attr-defined]
+    return library_versions(config.language_identification)
 
 
 class LanguageChoice:

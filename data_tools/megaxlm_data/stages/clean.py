@@ -20,9 +20,9 @@ from megaxlm_data.document import (
     normalize_line,
     normalize_lines,
 )
-from megaxlm_data.filters.base import Step, apply_steps, total_drops, total_edits
+from megaxlm_data.filters.base import Step, apply_steps
+from megaxlm_data.filters.build_steps import build_document_steps, build_pair_steps
 from megaxlm_data.filters.length import EMPTY_SIDE, TOO_LONG
-from megaxlm_data.filters.recipe import document_steps, pair_steps
 from megaxlm_data.progress import Progress
 from megaxlm_data.readers import choice
 from megaxlm_data.readers.lines import HEAD_CHARS
@@ -185,15 +185,17 @@ def _clean_unit(task: _CleanTask) -> dict[str, CleanReport]:
     cleaner: _DocumentCleaner | _PairCleaner
     if len(unit.langs) == 2:
         pair = (unit.langs[0], unit.langs[1])
-        cleaner = _PairCleaner(pair, pair_steps(config.filters), config.normalization, tally)
+        pair_steps = build_pair_steps(config, task.folder.parent)
+        cleaner = _PairCleaner(pair, pair_steps, config.normalization, tally)
     else:
-        cleaner = _DocumentCleaner(unit, document_steps(config.filters), config, tally)
+        document_steps = build_document_steps(config, task.folder.parent)
+        cleaner = _DocumentCleaner(unit, document_steps, config, tally)
     with atomic_file(cleaned_path(task.folder, unit)) as file:
         writer = CleanedWriter(file, is_bitext=len(unit.langs) == 2)
         for item in _clean_items(unit, config, cleaner.clean, tally):
             writer.add(item)
         writer.close()
-    reports = tally.finished(cleaner.totals)
+    reports = tally.finished(cleaner.steps)
     for block, (name, rows) in enumerate(zip(writer.block_names, writer.block_rows, strict=True)):
         reports[name].block_rows.append(rows)
         if len(reports) > 1:
@@ -250,7 +252,7 @@ class _DocumentCleaner:
         self, unit: Unit, steps: list[Step[Document]], config: DataBuildConfig, tally: Tally
     ) -> None:
         assert isinstance(unit.source, MonolingualSource)
-        self._steps = steps
+        self.steps = steps
         self._form, self._tally = config.normalization, tally
         self._lang = unit.langs[0] if unit.langs else None
         self._has_field = unit.source.lang_field is not None
@@ -274,16 +276,12 @@ class _DocumentCleaner:
             if reason is not None:
                 self._tally.drop(lang, reason, ("\n".join(lines),))
                 return None
-        document, reason = apply_steps(self._steps, Document(lang, lines))
+        document, reason = apply_steps(self.steps, Document(lang, lines))
         if reason is not None:
             self._tally.drop(lang, reason, ("\n".join(document.lines),), counted=True)
             return None
         self._tally.keep(lang, (document.text,))
         return document
-
-    def totals(self, name: str) -> tuple[Counter[str], Counter[str]]:
-        """Returns the drops and the edits of the steps in a language."""
-        return total_drops(self._steps, name), total_edits(self._steps, name)
 
 
 class _PairCleaner:
@@ -292,7 +290,7 @@ class _PairCleaner:
     def __init__(
         self, langs: tuple[str, str], steps: list[Step[Pair]], form: Normalization, tally: Tally
     ) -> None:
-        self._steps, self._form, self._langs, self._tally = steps, form, langs, tally
+        self.steps, self._form, self._langs, self._tally = steps, form, langs, tally
 
     def clean(self, row: Row) -> Pair | None:
         """Returns the pair of a row, None if it goes."""
@@ -300,14 +298,10 @@ class _PairCleaner:
             self._tally.drop(self._tally.name, EMPTY_SIDE, ())
             return None
         source, target = (normalize_line(side, self._form) for side in row)
-        pair, reason = apply_steps(self._steps, Pair(self._langs, source, target))
+        pair, reason = apply_steps(self.steps, Pair(self._langs, source, target))
         sides = (pair.source, pair.target)
         if reason is not None:
             self._tally.drop(self._tally.name, reason, sides, counted=True)
             return None
         self._tally.keep(self._tally.name, sides)
         return pair
-
-    def totals(self, name: str) -> tuple[Counter[str], Counter[str]]:
-        """Returns the drops and the edits of the steps in the pair."""
-        return total_drops(self._steps, name), total_edits(self._steps, name)

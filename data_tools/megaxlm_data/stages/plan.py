@@ -19,6 +19,7 @@ from typing import Any
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.config.data_sources import DETECT, BitextSource, MonolingualSource
 from megaxlm.errors import UserError
+from megaxlm_data.filters.build_steps import build_key
 from megaxlm_data.progress import Progress
 from megaxlm_data.readers import choice
 from megaxlm_data.readers.choice import UNKNOWN, LanguageChoice
@@ -145,7 +146,7 @@ def find_inputs(config: DataBuildConfig, progress: Progress) -> Inputs:
         UserError: A file is missing or unreadable, lacks a field, or a pattern matches nothing.
     """
     candidates = [*_document_files(config), *_pair_files(config)]
-    cleaning = [config.model_dump(mode="json", exclude=_NOT_CLEANING)]
+    cleaning = [config.model_dump(mode="json", exclude=_NOT_CLEANING), *build_key(config)]
     if any(source.lang == DETECT for source in config.corpora):
         cleaning.append(choice.identifier_key(config))
     units: list[Unit] = []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from megaxlm_data.document import count_unspaced
+from megaxlm_data.filters.base import Step, total_drops, total_edits
+from megaxlm_data.filters.findings import Findings, findings_of
 from megaxlm_data.languages.codes import UNDETERMINED
 from megaxlm_data.stages.plan import Unit
 from megaxlm_data.stages.rejected import RejectedSamples
-
-Totals = Callable[[str], tuple[Counter[str], Counter[str]]]
 
 _SCRIPT_SAMPLE = 200  # characters at the start of a document that tell its script
 
@@ -30,6 +31,7 @@ class CleanReport:
     lines: dict[str, int] = field(default_factory=dict)  # invalid_utf8, replaced_utf8
     sampled_chars: list[int] = field(default_factory=list)  # of each side
     unspaced_chars: list[int] = field(default_factory=list)
+    findings: Findings = field(default_factory=dict)
 
 
 class Tally:
@@ -76,14 +78,11 @@ class Tally:
             report.sampled_chars[side] += len(sample)
             report.unspaced_chars[side] += count_unspaced(sample)
 
-    def finished(self, totals: Totals) -> dict[str, CleanReport]:
-        """Returns the reports in the order of their names, drops and edits of the steps included.
-
-        Args:
-            totals: Gives the drops and the edits of the steps, for a name.
-        """
+    def finished(self, steps: Sequence[Step[Any]]) -> dict[str, CleanReport]:
+        """Returns the reports by name, with what the steps counted and found."""
         for name, report in self._reports.items():
-            drops, edits = totals(name)
-            report.drops = dict(sorted((Counter(report.drops) + drops).items()))
-            report.edits = dict(sorted(edits.items()))
+            drops = Counter(report.drops) + total_drops(steps, name)
+            report.drops = dict(sorted(drops.items()))
+            report.edits = dict(sorted(total_edits(steps, name).items()))
+            report.findings = findings_of(steps, name)
         return dict(sorted(self._reports.items()))

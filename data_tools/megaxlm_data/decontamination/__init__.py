@@ -1,0 +1,1 @@
+"""Training text that overlaps with evaluation sets: an index of their n-grams, and a search."""
