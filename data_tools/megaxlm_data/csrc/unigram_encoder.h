@@ -171,7 +171,7 @@ class Encoder {
       const bool unknown = id == vocabulary_.unknown_id;
       if (unknown && !byte_ids_.empty()) {
         Byte bytes[4];
-        const int length = write_char(chars_.points[position], bytes);
+        const int length = write_char(chars_.point(position), bytes);
         for (int i = 0; i < length; ++i) ids.push_back(std::uint32_t(byte_ids_[bytes[i]]));
       } else if (!unknown || !after_unknown_) {  // unknown ones in a row become one
         ids.push_back(std::uint32_t(id));

@@ -132,7 +132,7 @@ class Normalizer {
     bool after_space = flags_.remove_extra_whitespaces;
     run(p, end, after_space, out);
     if (flags_.remove_extra_whitespaces)
-      while (out.size() > 0 && out.points.back() == space_) out.pop();
+      while (out.size() > 0 && out.last() == space_) out.pop();
     if (flags_.add_dummy_prefix && flags_.whitespace_as_suffix) push_space(out);
   }
 
@@ -145,7 +145,7 @@ class Normalizer {
     bool after_space = true;
     run(p, end, after_space, out);
     if (after_space) out.pop();  // the next part brings its own, and the last has none
-    return !out.literal_mark && (out.size() == 0 || out.points.back() != kSpaceSymbol);
+    return !out.literal_mark && (out.size() == 0 || out.last() != kSpaceSymbol);
   }
 
  private:

@@ -2,6 +2,7 @@
 // Python encoded it.
 #pragma once
 
+#include <algorithm>
 #include <cfloat>
 #include <cstdint>
 #include <cstdlib>
@@ -90,17 +91,30 @@ class CharTable {
 };
 
 // Normalized text: characters and their codes.
-struct Chars {
-  std::vector<std::uint32_t> points;
-  std::vector<std::uint16_t> codes;
+class Chars {
+ public:
   bool literal_mark = false;  // a U+2581 that no space stands behind
 
-  std::size_t size() const { return points.size(); }
-  void clear() { points.clear(), codes.clear(), literal_mark = false; }
+  std::size_t size() const { return size_; }
+  std::uint32_t point(std::size_t i) const { return points_[i]; }
+  std::uint32_t last() const { return points_[size_ - 1]; }
+  const std::uint16_t* codes() const { return codes_.data(); }
+  void clear() { size_ = 0, literal_mark = false; }
+  void pop() { --size_; }
   void push(std::uint32_t point, std::uint32_t entry) {
-    points.push_back(point), codes.push_back(std::uint16_t(entry & kCode));
+    if (size_ == points_.size()) grow();
+    points_[size_] = point, codes_[size_++] = std::uint16_t(entry & kCode);
   }
-  void pop() { points.pop_back(), codes.pop_back(); }
+
+ private:
+  void grow() {
+    const std::size_t size = std::max<std::size_t>(256, 2 * points_.size());
+    points_.resize(size), codes_.resize(size);
+  }
+
+  std::size_t size_ = 0;
+  std::vector<std::uint32_t> points_;
+  std::vector<std::uint16_t> codes_;
 };
 
 // A zeroed array for random access: aligned to, and if the system can, made of huge pages.

@@ -33,7 +33,7 @@ class ExactViterbi {
     const Unit* const units = vocabulary_.trie.units();
     const std::uint32_t root = vocabulary_.trie.root();
     const std::size_t size = chars.size(), depth = vocabulary_.trie.depth() + 2;
-    const std::uint16_t* const codes = chars.codes.data();
+    const std::uint16_t* const codes = chars.codes();
     std::size_t origin = 0;  // cell 0 stands for this position: all paths pass through it
     reserve(depth);
     cells_[0] = {score, 0, -1};
@@ -133,63 +133,58 @@ class MarginViterbi {
   // Returns false if an unknown character is on the best path; `ids` is not to be used then.
   bool run(const Chars& chars) {
     const Unit* const units = vocabulary_.trie.units();
+    const std::uint32_t root = vocabulary_.trie.root();
     const std::size_t size = chars.size();
-    for (std::size_t i = 0; i <= size; ++i) best_[i] = second_[i] = {kNoPiece, 0, 0, -1};
-    best_[0].score = 0;
+    const std::uint16_t* const codes = chars.codes();
+    for (std::size_t i = 0; i <= size; ++i) best_[i] = second_[i] = kNoPiece;
+    best_[0] = 0;
     for (std::size_t i = 0; i < size; ++i) {
-      bool single = false;
-      std::uint32_t base = vocabulary_.trie.root();
-      for (std::size_t j = i; j < size;) {
-        const Unit& unit = units[base ^ chars.codes[j]];
-        if (unit.code != chars.codes[j++]) break;
-        base = unit.base;
-        if (unit.score == kNoPiece) continue;
-        single = single || j == i + 1;
-        reach(i, j, unit.score, unit.id);
+      const double best = best_[i], second = second_[i];
+      const Unit* unit = &units[root ^ codes[i]];
+      if (unit->code != codes[i] || unit->score == kNoPiece)
+        reach(i, i + 1, best, second, vocabulary_.unknown_score, vocabulary_.unknown_id);
+      for (std::size_t j = i; unit->code == codes[j];) {
+        reach(i, ++j, best, second, unit->score, unit->id);
+        if (j == size) break;
+        unit = &units[unit->base ^ codes[j]];
       }
-      if (!single) reach(i, i + 1, vocabulary_.unknown_score, vocabulary_.unknown_id);
     }
     ids.clear();
-    double sum = 0;
-    for (std::size_t at = size; at > 0; at = best_[at].start) {
-      ids.push_back(best_[at].id);
-      sum += std::fabs(best_[at].piece);
-    }
     const double n = double(size), spread = n * vocabulary_.largest_score;
-    const double gap = best_[size].score - second_[size].score - 1e-12 * spread;
+    double sum = 1e-12 * spread;
+    bool unknown = false;
+    for (std::size_t at = size; at > 0; at = from_[at].start) {
+      ids.push_back(from_[at].id);
+      unknown = unknown || from_[at].id == vocabulary_.unknown_id;
+      sum += std::fabs(best_[at] - best_[from_[at].start]);
+    }
+    const double gap = best_[size] - second_[size] - 1e-12 * spread;
     const double by_gap = gap / (2 * n) * (1 << 24) / 1.001 - spread;
     const double by_threshold = 100000.0 / 1.001 - spread;
     const double most = std::min(by_gap, by_threshold);
     limit = float(most > 0 ? most * (1 - 1e-6) : -1.0);
     magnitude = float(sum * (1 + 1e-6));
-    return std::find(ids.begin(), ids.end(), vocabulary_.unknown_id) == ids.end();
+    return !unknown;
   }
 
  private:
-  struct Cell {
-    double score;
+  struct From {
     std::uint32_t start;
-    float piece;
     std::int32_t id;
   };
 
-  // Extends both paths that end at i.
-  void reach(std::size_t i, std::size_t end, float score, std::int32_t id) {
-    for (const double before : {best_[i].score, second_[i].score}) {
-      const Cell cell{before + double(score), std::uint32_t(i), score, id};
-      if (cell.score > best_[end].score) {
-        second_[end] = best_[end];
-        best_[end] = cell;
-      } else if (cell.score > second_[end].score) {
-        second_[end] = cell;
-      } else {
-        break;
-      }
-    }
+  // Extends both paths that end at i by a piece; by none if its score is kNoPiece.
+  void reach(std::size_t i, std::size_t end, double best, double second, double score,
+             std::int32_t id) {
+    const double one = best + score, two = second + score, old = best_[end];
+    if (one > old) from_[end] = {std::uint32_t(i), id};
+    best_[end] = std::max(one, old);
+    second_[end] = std::max(std::min(one, old), std::max(two, second_[end]));
   }
 
   const Vocabulary& vocabulary_;
-  Cell best_[kMaxChars + 2], second_[kMaxChars + 2];
+  double best_[kMaxChars + 1], second_[kMaxChars + 1];  // by position: scores of two paths
+  From from_[kMaxChars + 1];                            // the last piece of the better one
 };
 
 }  // namespace megaxlm
