@@ -91,6 +91,13 @@ class Tokenizer:
         """Pickles as the path, so that worker processes read the model themselves."""
         return Tokenizer, (self.model_path,)
 
+    def model_proto(self) -> Any:
+        """Returns the model as sentencepiece reads it: a `ModelProto`, its pieces in id order."""
+        from sentencepiece import sentencepiece_model_pb2
+
+        pb: Any = sentencepiece_model_pb2
+        return pb.ModelProto.FromString(self._processor.serialized_model_proto())
+
     def encode(self, text: str) -> list[int]:
         """Encodes one text, without special tokens."""
         ids: list[int] = self._processor.Encode(text)

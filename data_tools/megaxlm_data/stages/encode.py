@@ -24,6 +24,7 @@ from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport
 from megaxlm_data.stages.plan import Group, Plan, digest_of
 from megaxlm_data.stages.select import Block, Selection, blocks_of, is_validation
+from megaxlm_data.tokenizer.encoder import Encoder, make_encoder
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.assembler import (
     Assembler,
@@ -139,6 +140,9 @@ def encode(
     # a segment's tasks are made before its first block comes back: they see where it stood at first
     tasks = chain.from_iterable([each.tasks(number, model) for number, each in enumerate(work)])
     total = sum(each.bytes_left() for each in work)
+    if total:
+        # made before any worker asks for it: what has to be compiled or said is so once
+        progress.say(f"encode: {_encoder_of(model).description}")
     with writer, progress.bar("encode", total, "B") as bar:
         current = 0
         for task, rows in pool.map(encode_block, tasks, "tasks", bar.update):
@@ -220,8 +224,13 @@ def _resume(work: list[_Segment], progress: Progress) -> None:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(model: Path, modified_ns: int) -> Tokenizer:
-    return Tokenizer(model)
+def _encoder(model: Path, modified_ns: int) -> Encoder:
+    return make_encoder(Tokenizer(model))
+
+
+def _encoder_of(model: Path) -> Encoder:
+    """Returns the encoder of a file, made once in a process as long as the file stays the same."""
+    return _encoder(model, model.stat().st_mtime_ns)
 
 
 def encode_block(task: EncodeTask) -> dict[Split, EncodedRows]:
@@ -233,11 +242,11 @@ def encode_block(task: EncodeTask) -> dict[Split, EncodedRows]:
         texts = open_cleaned(task.block.path, True).texts(task.block.number, wanted)
     rows, doc_ids = np.flatnonzero(wanted), ids[wanted]
     validation = is_validation(doc_ids, task.validation_below)
-    tokenizer = _tokenizer(task.model, task.model.stat().st_mtime_ns)
+    encoder = _encoder_of(task.model)
     sides, chars, words = [], [], []
     for side_texts, size in zip(texts, sizes, strict=True):
         joined = [text.replace("\n", " ") for text in side_texts]
-        values, offsets = tokenizer.encode_flat(joined)
+        values, offsets = encoder.encode_flat(joined)
         sides.append(EncodedSide(values, np.diff(offsets), size[wanted]))
         chars.append(np.fromiter(map(len, joined), np.uint32, len(joined)))
         words.append(np.fromiter((t.count(" ") + 1 for t in joined), np.uint32, len(joined)))
