@@ -6,7 +6,6 @@ from megaxlm_data.document import Document, Pair
 from megaxlm_data.filters.base import Filter
 
 TOO_LONG = "too_long"
-EMPTY_SIDE = "empty_side"
 
 
 class DocumentLength(Filter[Document]):
@@ -35,7 +34,7 @@ class PairLength(Filter[Pair]):
         """Looks at both sides."""
         shorter, longer = sorted((len(item.source), len(item.target)))
         if shorter == 0:
-            return EMPTY_SIDE
+            return "empty_side"
         if shorter < self._minimum:
             return "too_short"
         return TOO_LONG if longer > self._maximum else None

@@ -112,24 +112,32 @@ def find_by_language(patterns: list[str], where: str) -> Iterator[tuple[str, str
     """
     for given in patterns:
         pattern = os.path.expanduser(local_path(given))
-        expression = _expression(pattern)
+        expressions = _expressions(pattern)
         for path in find_files([pattern.replace(LANGUAGE, "*")], where):
-            match = expression.search(path)
+            match = next(filter(None, (each.search(path) for each in expressions)), None)
             if match is None:
                 raise UserError(f"{where}: cannot see which part of {path} is `{{lang}}`")
             yield match["lang"], path
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
-    """Returns what matches the paths of a pattern and finds its language.
+def _expressions(pattern: str) -> list[re.Pattern[str]]:
+    """Returns what matches the paths of a pattern and finds its language, the best one first.
 
-    Drivers spell the beginning of an address in their own ways, so only the end must match.
+    Some drivers spell the beginning of an address in another way than the user, with a revision or
+    without: then what follows the first wildcard or `{lang}` must do.
     """
-    remote = is_remote(pattern)
-    tail = pattern.partition("://")[2] or pattern if remote else pattern
-    parts = re.split(r"(\{lang\}|\*\*/?|\*|\?|\[[^\]]*\])", tail)
+    if not is_remote(pattern):
+        return [_expression(pattern, r"\A")]
+    tail = pattern.partition("://")[2] or pattern
+    names = tail.split("/")
+    first = next(place for place, name in enumerate(names) if re.search(r"[{*?\[]", name))
+    return [_expression(tail, ""), _expression("/".join(names[first:]), r"(?:\A|/)")]
+
+
+def _expression(pattern: str, beginning: str) -> re.Pattern[str]:
+    parts = re.split(r"(\{lang\}|\*\*/?|\*|\?|\[[^\]]*\])", pattern)
     known = {"*": "[^/]*", "?": "[^/]", "**/": "(?:.*/)?", "**": ".*"}
-    out, seen = "" if remote else r"\A", False
+    out, seen = beginning, False
     for part in parts:
         if part == LANGUAGE:
             out += "(?P=lang)" if seen else "(?P<lang>[A-Za-z][A-Za-z0-9_-]*)"

@@ -174,7 +174,11 @@ class RemoteFile:
         """
 
         def fetch() -> bytes:
-            return bytes(self._opened().read(size))
+            file = self._opened()
+            data = bytes(file.read(size))
+            if not data and size and self._position < (getattr(file, "size", None) or 0):
+                raise ConnectionError("the connection ended before the file did")
+            return data
 
         data = retrying(self._url, fetch, self._drop)
         self._position += len(data)

@@ -22,7 +22,7 @@ from megaxlm_data.document import (
 )
 from megaxlm_data.filters.base import Step, apply_steps
 from megaxlm_data.filters.build_steps import build_document_steps, build_pair_steps
-from megaxlm_data.filters.length import EMPTY_SIDE, TOO_LONG
+from megaxlm_data.filters.length import TOO_LONG
 from megaxlm_data.progress import Progress
 from megaxlm_data.readers import choice
 from megaxlm_data.readers.lines import HEAD_CHARS
@@ -39,6 +39,7 @@ from megaxlm_data.writers.cleaned import CleanedWriter
 
 CleanRow = Callable[[Row], Document | Pair | None]
 
+_EMPTY_SIDE = "empty_side"  # as the filter of length calls it
 _REPORT_EVERY = 256  # documents
 
 
@@ -295,7 +296,7 @@ class _PairCleaner:
     def clean(self, row: Row) -> Pair | None:
         """Returns the pair of a row, None if it goes."""
         if not row[0] and not row[1]:  # files aligned by paragraph hold millions of them
-            self._tally.drop(self._tally.name, EMPTY_SIDE, ())
+            self._tally.drop(self._tally.name, _EMPTY_SIDE, ())
             return None
         source, target = (normalize_line(side, self._form) for side in row)
         pair, reason = apply_steps(self.steps, Pair(self._langs, source, target))

@@ -138,6 +138,22 @@ def test_reading_goes_on_where_the_line_broke(flaky, name, pack):
     assert Trouble.opened > ATTEMPTS - 1
 
 
+def test_a_connection_that_ends_early_without_a_word_is_no_end_of_the_file(monkeypatch):
+    url = put("/a.txt", TEXT)
+    real, ended = FlakyFile.read, []
+
+    def read(self, size=-1):
+        if self._file.tell() > 100_000 and not ended:
+            ended.append(True)
+            return b""
+        return real(self, size)
+
+    monkeypatch.setattr(FlakyFile, "read", read)
+    with LineReader(url, "fail", 1 << 20) as reader:
+        assert [line for block in reader for line in block.lines] == LINES
+    assert ended
+
+
 def test_the_waits_grow_and_then_it_is_one_line(flaky):
     url = put("/a.txt", TEXT)
     Trouble.left = 1000
@@ -196,7 +212,7 @@ def test_a_missing_driver_says_what_to_install(monkeypatch, url, words):
     assert refused(lambda: [facts_of(path) for path in find_files([url], "x")]) == f"{url}: {words}"
 
 
-def test_patterns_give_addresses_in_order_and_files_alone():
+def test_patterns_give_addresses_in_order_and_files_alone(monkeypatch):
     for name in ("raw/en/b.txt", "raw/en/a.txt", "raw/zh_TW/a.txt", "raw/en/deep/c.txt", "raw/x"):
         put(f"/{name}", b"x")
     assert list(find_files(["flaky://raw/*/*.txt"], "x")) == [
@@ -212,6 +228,15 @@ def test_patterns_give_addresses_in_order_and_files_alone():
     assert refused(lambda: list(find_files(["flaky://raw/*.gz"], "corpora.0.paths"))) == (
         "corpora.0.paths: no file matches flaky://raw/*.gz; correct the pattern"
     )
+    # a driver that puts a revision into the name
+    monkeypatch.setattr(
+        FlakyFileSystem, "unstrip_protocol", lambda self, name: f"flaky://set@main{name[4:]}"
+    )
+    assert list(find_by_language(["flaky://raw/{lang}/*.txt"], "x")) == [
+        ("en", "flaky://set@main/en/a.txt"),
+        ("en", "flaky://set@main/en/b.txt"),
+        ("zh_TW", "flaky://set@main/zh_TW/a.txt"),
+    ]
 
 
 def test_a_changed_file_is_another_one():
