@@ -19,18 +19,19 @@ _SHORT_WORDS = 6  # a line with fewer words can be part of a menu
 _CHARS_PER_WORD = 2  # where words have no spaces between them
 _MENU_LINES = 4  # so many short lines in a row: a menu, not a heading or a line of dialogue
 _NOTICE_WORDS = 40  # a longer line about cookies is text about cookies
+_NOTICE_CHARS = 400  # a still longer line is text, without counting words
 _SIGNATURE_WORDS = 12  # a longer line with a copyright sign is text about copyright
 
 # a sentence ends with its mark, and perhaps with what closes a quotation or a bracket
 _ENDS = regex.compile(r"[\p{Sentence_Terminal}…:;,،、]['\"\p{Pf}\p{Pe}\p{Pi}]*+$")
-# no semicolon at the end: it is the question mark of Greek
-_CODE = re.compile(r"[{}]|^(?:</?[a-z][a-z0-9]*+[ />]|/\*|\*/)")
+# code is not known by a semicolon at its end, which is the question mark of Greek
+_MARKUP = re.compile(r"</?[a-z][a-z0-9]*+[ />]|/\*|\*/")
+_PLACEHOLDER = re.compile(r"(?i:lorem ipsum)")
 _SEPARATOR = re.compile(r"(?<=\s)[|»›·•→>](?=\s)|\|")
 _LINK = re.compile(r"(?:https?://|www\.)\S++")
 _COPYRIGHT = re.compile(r"[©Ⓒ℗]|\([cC]\)\s*+(?:19|20)\d\d|(?i:\bcopyright\b)")
 _COOKIES = re.compile(r"(?i:\bcookies?\b|クッキー|쿠키|\bкуки\b|کوکی|कुकी|คุกกี้|ملفات تعريف الارتباط)")
 _SCRIPT = re.compile(r"(?i:\bjavascript\b)")
-_PLACEHOLDER = re.compile(r"(?i:lorem ipsum|dolor sit amet)")
 _NETWORK = re.compile(
     r"(?i:\b(?:facebook|twitter|whatsapp|telegram|linkedin|pinterest|instagram|reddit|tumblr|"
     r"vkontakte|weibo|wechat|viber|tiktok|e-?mail|rss)\b|微信|微博)"
@@ -61,10 +62,16 @@ class Boilerplate(Edit[Document]):
 
 def boilerplate_kind(line: str) -> str | None:
     """Returns what a line is by itself: one of a few kinds of boilerplate, or None for text."""
-    if _CODE.search(line):
+    if "{" in line or "}" in line or _MARKUP.match(line):
         return "code"
-    if _PLACEHOLDER.search(line):
+    if "ipsum" in line and _PLACEHOLDER.search(line):  # a word of Latin by itself
         return "placeholder"
+    if "://" in line or "www." in line:
+        rest = _LINK.sub("", line)
+        if 2 * len(rest) < len(line):
+            return "link"
+    if len(line) > _NOTICE_CHARS:
+        return None
     words = _count_words(line)
     if words <= _NOTICE_WORDS and _COOKIES.search(line):
         return "notice"
@@ -75,10 +82,7 @@ def boilerplate_kind(line: str) -> str | None:
             return "copyright"
         if len(set(map(str.casefold, _NETWORK.findall(line)))) >= 2:
             return "share"
-    if _is_navigation(line, words):
-        return "navigation"
-    without = _LINK.sub("", line)
-    return "link" if without != line and 2 * len(without) < len(line) else None
+    return "navigation" if _is_navigation(line, words) else None
 
 
 def _is_navigation(line: str, words: int) -> bool:

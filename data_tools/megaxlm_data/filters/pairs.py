@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import regex
+
 from megaxlm_data.document import Pair
 from megaxlm_data.filters.base import Filter, PerLanguage
 
-_NO_WORD = re.compile(r"[\W_]+")
+_NO_WORD = regex.compile(r"[\W_]+")  # `re` takes the vowel signs of India for no part of a word
 _MIN_CONTAINED = 10  # characters; what is shorter, a name or a number, is part of many translations
 # Digits with what groups them: 1,000.50 and 1.000,50 and 1 000,50 are the same number elsewhere.
 _NUMBER = re.compile(r"(?:(?<!\d)\d{1,3}(?:[.,'’٬٫ ]\d{3}(?!\d))++|\d++)(?:[.,٫]\d++)?+")
@@ -17,7 +19,7 @@ _MIN_DIGITS = 2  # below, one side often has the word: "two"
 
 def _bare(text: str) -> str:
     """Returns the letters and digits of a text, without case, as one string."""
-    return _NO_WORD.sub("", text.casefold())
+    return str(_NO_WORD.sub("", text.casefold()))
 
 
 class IdenticalSides(Filter[Pair]):
@@ -31,10 +33,8 @@ class IdenticalSides(Filter[Pair]):
         """Ignores case, spaces and punctuation."""
         if not self._applies.of_pair(item):
             return None
-        source, target = item.source, item.target
-        if source != target and (source.isascii() != target.isascii()):
-            return None
-        return "identical_sides" if _bare(source) == _bare(target) else None
+        same = _bare(item.source) == _bare(item.target)
+        return "identical_sides" if same else None
 
 
 class ContainedSide(Filter[Pair]):

@@ -16,14 +16,15 @@ from phonenumbers import Leniency, PhoneNumberMatcher
 
 # at most 17 digits with up to 3 characters between them: a bounded number of steps from any start
 _CANDIDATE = re.compile(
-    r"(?<![A-Za-z0-9_.,/+#=$€£¥₹₽&?\-])(?:\+|\()?\d(?:[ .\-/()]{0,3}\d){6,16}"
-    r"(?![A-Za-z0-9_%‰°€$£¥₹₽]|[.,:/\-]\d| ?[%€$£¥₹₽])"
+    r"[+(\d](?<![A-Za-z0-9_.,/+#=$€£¥₹₽&?\-].)(?:(?<=\d)|\d)(?:[ .\-/()]{0,3}\d){6,16}"
+    r"(?![A-Za-z0-9_%‰°€$£¥₹₽]|[.,:/\-+]\d| ?[%€$£¥₹₽])"
 )
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:[ .]\d{3})+")  # a large number or a price
 _DECIMAL = re.compile(r"\d+\.\d+")
 _DATE = re.compile(r"\d{1,4}([.\-/ ])\d{1,2}\1\d{1,4}(?: ?\d{1,2})?")
 _YEARS = re.compile(r"(?:1\d|20)\d\d ?[\-/ .] ?(?:1\d|20)\d\d")
-_NO_DIGIT = re.compile(r"\D+")
+_GROUP = re.compile(r"\d+")
+_MAX_DIGITS, _MAX_GROUPS = 15, 7  # 15: ITU-T E.164
 
 
 def find_phones(text: str, lang: str) -> list[tuple[int, int]]:
@@ -36,6 +37,10 @@ def find_phones(text: str, lang: str) -> list[tuple[int, int]]:
     spans = []
     for match in _CANDIDATE.finditer(text):
         found = match.group()
+        groups = _GROUP.findall(found)
+        digits = sum(map(len, groups)) - 2 * found.startswith("00")
+        if digits > _MAX_DIGITS or len(groups) > min(_MAX_GROUPS, digits // 2):
+            continue  # a list of numbers: seen here, it does not cost the look into a plan
         if found.startswith("+"):
             checked, country, leniency = found, None, Leniency.VALID
         elif found.startswith("00"):
@@ -76,7 +81,7 @@ def _is_another_number(found: str) -> bool:
         or _YEARS.fullmatch(found)
     ):
         return True
-    digits = _NO_DIGIT.sub("", found)
+    digits = "".join(_GROUP.findall(found))
     if digits == found and not found.startswith("0"):
         return True  # an identifier as likely as a number
     if len(digits) == 13:
