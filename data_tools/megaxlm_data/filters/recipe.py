@@ -45,7 +45,9 @@ def document_steps(config: FilterConfig) -> list[Step[Document]]:
     if of.uses("remove_boilerplate", False):
         steps.append(Boilerplate(of("remove_boilerplate")))
     steps.append(DocumentLength(of("min_document_chars"), of("max_document_chars")))
-    steps.append(RepeatedLines(of("max_repeated_line_share"), of("max_repeated_line_char_share")))
+    if of.uses("max_repeated_line_share", 1) or of.uses("max_repeated_line_char_share", 1):
+        limits = of("max_repeated_line_share"), of("max_repeated_line_char_share")
+        steps.append(RepeatedLines(*limits))
     if of.uses("max_bullet_line_share", 1):
         steps.append(BulletLines(of("max_bullet_line_share")))
     if of.uses("max_ellipsis_line_share", 1):

@@ -12,7 +12,6 @@ from megaxlm_data.document import (
     pair_id,
 )
 
-
 # what normal forms and invisible characters do to each other shows when they stand together
 AWKWARD = st.text(
     st.sampled_from("aé\u0301\u0327 \n\r\t\u00a0\u200b\u200c\u200d\u200e\ufe0f\ufb01①가ᄀ\u1161")
