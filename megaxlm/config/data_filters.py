@@ -103,9 +103,9 @@ class FilterConfig(Section):
     # share of the characters in later copies of runs of n words
     max_repeated_ngram_share: RepeatedNgrams = Field(default_factory=lambda: {5: 0.7})
 
-    max_bullet_line_share: Share = 1  # lines that begin with a bullet
-    max_ellipsis_line_share: Share = 1  # lines that end with an ellipsis
-    min_mean_word_chars: float = Field(default=0, ge=0)  # where words have spaces between them
+    max_bullet_line_share: Share = 1.0  # lines that begin with a bullet
+    max_ellipsis_line_share: Share = 1.0  # lines that end with an ellipsis
+    min_mean_word_chars: float = Field(default=0.0, ge=0)  # where words have spaces between them
     max_mean_word_chars: float | None = Field(default=None, gt=0)
 
     min_pair_chars: int = Field(default=2, ge=1)
@@ -113,7 +113,7 @@ class FilterConfig(Section):
     max_pair_length_ratio: float = Field(default=6.0, ge=1)  # UTF-8 bytes, longer over shorter
     drop_identical_pairs: bool = True  # the same letters and digits on both sides
     drop_contained_pairs: bool = True  # one side, of 10 characters or more, is part of the other
-    min_pair_number_overlap: Share = 0  # numbers of two digits or more: in both over in either
+    min_pair_number_overlap: Share = 0.0  # numbers of two digits or more: in both over in either
 
     remove_boilerplate: bool = False  # lines of menus, code, cookie banners, copyright
     mask_personal_data: PersonalDataConfig | None = None  # `true` masks all kinds

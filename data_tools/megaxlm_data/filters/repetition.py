@@ -149,8 +149,7 @@ def _compiled() -> Any:
 
 
 def _call(function: Any, units: Units, length: int) -> int:
-    ids, ends = units.ids.ctypes.data, units.ends.ctypes.data
-    return int(function(ids, ends, len(units.ids), length))
+    return int(function(*units.addresses, len(units.ids), length))
 
 
 # Without a compiler: the same by sorting the hashes of all runs.

@@ -10,7 +10,7 @@ import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import count
 from typing import Any
 
@@ -30,7 +30,7 @@ _UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED_RANG
 _CHARACTER_OR_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]++")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Units:
     """The units of a text.
 
@@ -44,10 +44,15 @@ class Units:
     ends: npt.NDArray[np.int64]
     per_word: int
 
-    @property
+    @cached_property
     def chars(self) -> int:
         """The characters of the text, spaces left out."""
         return int(self.ends[-1]) if len(self.ends) else 0
+
+    @cached_property
+    def addresses(self) -> tuple[int, int]:
+        """Where `ids` and `ends` lie in memory: to ask an array takes as long as a short loop."""
+        return self.ids.ctypes.data, self.ends.ctypes.data
 
 
 @cache
@@ -83,14 +88,14 @@ def units_of(text: str) -> Units:
     if (function := _compiled()) is None:
         return _split(text, per_word)
     ids, ends = np.empty(len(text), dtype=np.uint64), np.empty(len(text), dtype=np.int64)
-    number = function(
-        text.encode("utf-32-le"),
-        len(text),
-        _classes().ctypes.data,
-        ids.ctypes.data,
-        ends.ctypes.data,
-    )
+    addresses = ids.ctypes.data, ends.ctypes.data
+    number = function(text.encode("utf-32-le"), len(text), _classes_address(), *addresses)
     return Units(ids[:number], ends[:number], per_word)
+
+
+@cache
+def _classes_address() -> int:
+    return int(_classes().ctypes.data)
 
 
 def _split(text: str, per_word: int) -> Units:

@@ -65,6 +65,14 @@ def test_a_resolved_config_means_the_same(tmp_path):
     assert load_config(DataBuildConfig, path) == config
 
 
+@pytest.mark.parametrize("preset", ["lenient", "gopher", "none"])
+def test_a_config_that_was_written_and_read_is_written_the_same(preset):
+    # the settings go into dataset.json: its bytes may not tell where they came from
+    config = FilterConfig(preset=preset, by_lang={"th": {"min_letter_share": 0.3}})
+    written = config.model_dump_json()
+    assert FilterConfig.model_validate_json(written).model_dump_json() == written
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
