@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from megaxlm_data.document import Document, Pair
 
 T = TypeVar("T", Document, Pair)
+Value = TypeVar("Value")
+
+
+class PerLanguage(Generic[Value]):
+    """A setting with a value of its own for some languages, or for some pairs under their name."""
+
+    def __init__(self, default: Value, of: Mapping[str, Value] | None = None) -> None:
+        self._default, self._of = default, dict(of or {})
+
+    def __getitem__(self, name: str) -> Value:
+        return self._of.get(name, self._default)
+
+    def of_pair(self, pair: Pair) -> Value:
+        """Returns the value of a pair as a whole, whichever direction it is named in."""
+        if not self._of:
+            return self._default
+        first, second = pair.langs
+        return self._of.get(f"{first}-{second}", self[f"{second}-{first}"])
+
+    def values(self) -> list[Value]:
+        """Returns every value there is."""
+        return [self._default, *self._of.values()]
 
 
 class Step(ABC, Generic[T]):
@@ -43,6 +65,21 @@ class Edit(Step[T]):
     @abstractmethod
     def edit(self, item: T) -> T:
         """Returns what becomes of this one, and counts what it changes."""
+
+
+class TextFilter(Filter[T]):
+    """Decides by text and language alone: on a document, or on each side of a pair by itself."""
+
+    @abstractmethod
+    def reason_against(self, text: str, lang: str) -> str | None:
+        """Returns why a document or pair with this text is dropped, or None."""
+
+    def reason_to_drop(self, item: T) -> str | None:
+        """Returns the reason against the document, or against the first side that has one."""
+        if isinstance(item, Document):
+            return self.reason_against(item.text, item.lang)
+        first = self.reason_against(item.source, item.langs[0])
+        return first or self.reason_against(item.target, item.langs[1])
 
 
 def apply_steps(steps: Sequence[Step[T]], item: T) -> tuple[T, str | None]:
