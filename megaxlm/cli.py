@@ -143,8 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--tokens", type=_count, help="training length, for epochs (e.g. 1e9)")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
 
-    verify = add(data_verbs, "verify", _data_verify, "Check every shard against its checksum.")
+    verify = add(data_verbs, "verify", _data_verify, "Check a data set, every byte of it.")
     verify.add_argument("directory", type=Path, metavar="DIR")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="make dataset.json again from sound shards if it is lost or damaged",
+    )
 
     sample = add(data_verbs, "sample", _data_sample, "Write the sample corpus, of any size.")
     sample.add_argument("directory", type=Path, metavar="OUT_DIR")
@@ -260,13 +265,20 @@ def _data_inspect(arguments: argparse.Namespace) -> int:
 
 
 def _data_verify(arguments: argparse.Namespace) -> int:
-    from megaxlm_data.verify import verify
+    from megaxlm_data.verify import repair, verify
 
+    if arguments.repair:
+        repaired = repair(arguments.directory)
+        for line in repaired.lines():
+            print(line) if repaired.ok else _say(line)
+        if repaired.written or not repaired.ok:  # every shard has just been read
+            return EXIT_DONE if repaired.ok else EXIT_FOUND_WRONG
     report = verify(arguments.directory)
-    for problem in report.problems:
-        _say(f"{report.directory / problem.path}: {problem.what}")
+    for note in report.notes:
+        print(f"megaxlm: {note}", file=sys.stderr, flush=True)
+    for line in report.lines():
+        _say(line)
     if not report.ok:
-        _say(f"{report.directory}: {len(report.problems)} problems; build this data set again")
         return EXIT_FOUND_WRONG
     print(report.render())
     return EXIT_DONE
