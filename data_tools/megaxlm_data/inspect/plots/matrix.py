@@ -1,0 +1,152 @@
+"""Heat maps of what languages have in common: the same documents, or pairs of sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from megaxlm_data.inspect.plots.canvas import INK, PER_ROW, Plot, full_width, new_figure, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_SIDE = PER_ROW  # languages at a side of a square; the ones with most in common are shown
+_SLOT_INCHES = 0.205
+_COLORS = "viridis"  # even in lightness, seen by the colour-blind
+_NUMBERS_UP_TO = 14  # columns: cells are wide enough to write in
+
+
+def overlap_plot(shared: Mapping[tuple[str, str], float]) -> Plot:
+    """A triangle: cells are documents that stand in both languages, on a log scale.
+
+    Args:
+        shared: Documents by (language, other language); at least one.
+    """
+    total: Counter[str] = Counter()
+    for pair, count in shared.items():
+        for lang in pair:
+            total[lang] += round(count)
+    names = [lang for lang, _ in total.most_common(MAX_SIDE)]
+    cells = {}
+    for (a, b), count in shared.items():
+        if a in names and b in names:
+            column, row = sorted((names.index(a), names.index(b)))
+            cells[row - 1, column] = (count, f"{a} and {b}: {count:,.0f} documents in both")
+    plot, axes = _square(len(names) - 1, len(names) - 1, "Documents that two languages share")
+    _draw(plot, axes, cells, names[1:], names[:-1])
+    return plot
+
+
+def pair_plot(pairs: Mapping[tuple[str, str], int]) -> Plot:
+    """A rectangle: rows are the fewest languages that every pair has one of, columns the others.
+
+    So bitext of English with a hundred languages is a strip, and bitext of all with all a square.
+
+    Args:
+        pairs: Sentence pairs by (source, target), either way round; at least one.
+    """
+    both: Counter[tuple[str, str]] = Counter()
+    for (a, b), count in pairs.items():
+        both[min(a, b), max(a, b)] += count
+    hubs = _hubs(both)
+    total: Counter[str] = Counter()
+    for (a, b), count in both.items():
+        total[a] += count
+        total[b] += count
+    partners = {lang for pair in both for lang in pair if not set(pair) <= {lang}}
+    columns = sorted(
+        (lang for lang in partners if any(_key(lang, hub) in both for hub in hubs)),
+        key=lambda lang: (-total[lang], lang),
+    )
+    chunks = [columns[i : i + PER_ROW] for i in range(0, len(columns), PER_ROW)]
+    height = (len(hubs) * _SLOT_INCHES + 0.75) * len(chunks) + 0.3
+    width = min(full_width(), 1.6 + _SLOT_INCHES * max(8, min(PER_ROW, len(columns))))
+    figure = new_figure(width, height)
+    plot = Plot(figure, "Sentence pairs of two languages")
+    rows = list(figure.subplots(len(chunks), 1, squeeze=False)[:, 0])
+    parts = []
+    for chunk in chunks:
+        cells = {}
+        for row, hub in enumerate(hubs):
+            for column, lang in enumerate(chunk):
+                if count := both.get(_key(hub, lang)):
+                    cells[row, column] = (count, f"{hub} and {lang}: {count:,} pairs")
+        parts.append(cells)
+    values = [count for cells in parts for count, _ in cells.values()]
+    for axes, cells, chunk in zip(rows, parts, chunks, strict=True):
+        slots = len(chunk) if len(chunks) == 1 else PER_ROW
+        _draw(plot, axes, cells, hubs, chunk, limits=(min(values), max(values)), slots=slots)
+    return plot
+
+
+def _key(a: str, b: str) -> tuple[str, str]:
+    return min(a, b), max(a, b)
+
+
+def _hubs(pairs: Mapping[tuple[str, str], int]) -> list[str]:
+    """Covers all pairs with few languages: the one in most of the pairs left, again and again."""
+    left = set(pairs)
+    hubs = []
+    while left:
+        degree = Counter(lang for pair in left for lang in pair)
+        hub = min(degree, key=lambda lang: (-degree[lang], lang))
+        hubs.append(hub)
+        left = {pair for pair in left if hub not in pair}
+    return hubs
+
+
+def _square(rows: int, columns: int, title: str) -> tuple[Plot, Axes]:
+    width = min(full_width(), 1.9 + _SLOT_INCHES * max(6, columns))
+    figure = new_figure(width, 0.9 + _SLOT_INCHES * max(3, rows))
+    return Plot(figure, title), figure.subplots()
+
+
+def _draw(
+    plot: Plot,
+    axes: Axes,
+    cells: Mapping[tuple[int, int], tuple[float, str]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    limits: tuple[float, float] | None = None,
+    slots: int | None = None,
+) -> None:
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+
+    values = [count for count, _ in cells.values()]
+    low, high = limits or (min(values), max(values))
+    scale = ScalarMappable(LogNorm(low, max(high, 1.01 * low)), matplotlib.colormaps[_COLORS])
+    slots = slots or len(column_names)
+    for (row, column), (count, told) in cells.items():
+        color = scale.to_rgba(count)
+        cell = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, facecolor=color, linewidth=0)
+        axes.add_patch(cell)
+        plot.tell(cell, told)
+        if slots <= _NUMBERS_UP_TO:
+            light = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] > 0.5
+            axes.text(
+                *(column, row, short(count)),
+                color="#000000" if light else "#ffffff",
+                **{"fontsize": 5, "ha": "center", "va": "center"},
+            )
+    axes.set_xlim(-0.6, slots - 0.4)
+    axes.set_ylim(len(row_names) - 0.4, -0.6)
+    axes.set_xticks(range(len(column_names)), column_names, rotation=90)
+    axes.set_yticks(range(len(row_names)), row_names)
+    axes.tick_params(length=0)
+    axes.set_aspect("equal")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    for line in range(len(row_names)):  # faint dots: a cell without anything is empty, not missing
+        axes.plot(
+            range(len(column_names)),
+            [line] * len(column_names),
+            ".",
+            color=INK,
+            alpha=0.12,
+            markersize=1.5,
+            zorder=0,
+        )
