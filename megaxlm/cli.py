@@ -144,6 +144,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--alpha", type=float, default=0.3, help="sampling exponent (0.3)")
     inspect.add_argument("--tokens", type=_count, help="training length, for epochs (e.g. 1e9)")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
+    inspect.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        nargs="?",
+        const=Path(),
+        help="also write a page with plots, which reads the shards too (DIR/report.html)",
+    )
 
     verify = add(data_verbs, "verify", _data_verify, "Check a data set, every byte of it.")
     verify.add_argument("directory", type=Path, metavar="DIR")
@@ -264,6 +272,13 @@ def _data_inspect(arguments: argparse.Namespace) -> int:
     report = inspect(arguments.directory, alpha=arguments.alpha, tokens=arguments.tokens)
     print(render(report))
     _write_json(arguments.json, json.loads(report.to_json()))
+    if arguments.html is not None:
+        from megaxlm_data.inspect.page import write_page
+
+        default = arguments.directory / "report.html"
+        path = default if arguments.html == Path() else arguments.html
+        write_page(report, arguments.directory, path)
+        print(f"wrote {path}")
     return EXIT_DONE
 
 

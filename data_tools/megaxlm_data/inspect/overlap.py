@@ -113,10 +113,9 @@ def _records(parts: list[tuple[int, Ids]]) -> _Records:
 
 def _runs(ids: Ids) -> Iterator[tuple[int, int]]:
     """Yields (first, last + 1) of the runs of equal ids that are longer than one."""
-    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else []
-    ends = np.append(starts[1:], len(ids)) if len(ids) else np.zeros(0, np.int64)
-    long = np.flatnonzero((ends - starts) > 1) if len(ids) else []
-    for run in long:
+    starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: len(ids)])
+    ends = np.append(starts[1:], len(ids))
+    for run in np.flatnonzero(ends - starts > 1) if len(ids) else ():
         yield int(starts[run]), int(ends[run])
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from megaxlm_data.verify.subset_names import languages_of
 
 ABSENT = ("digest", "settings", "cleaning", "chars", "words")  # what cannot be counted again
 _WORK_DIR = ".build"
-_SHARD_NAME = re.compile(r"(\d{5,})\.arrow")
+_SHARD_NAME = re.compile(r"(\d{5}-)?(\d{5})\.arrow")  # the first number is that of a segment
 _SHARD_ENTRY = re.compile(r'\{[^{}]*"xxh3"[^{}]*\}')
 _LANGUAGES = re.compile(r'"languages":\s*(\[[^\]]*\])')
 _PROBED_ROWS = 16  # of each subset, to see whether the tokenizer spells the texts they are of
@@ -196,13 +197,22 @@ def _find_shards(
         raise UserError(f"{directory}: no shard in it; name a data set")
     present = {f"{split}/{name}/{file}" for (split, name), files in found.items() for file in files}
     expected = {
-        f"{split}/{name}/{number:05d}.arrow"
+        f"{split}/{name}/{before}"
         for (split, name), files in found.items()
-        for number in range(int(files[-1].split(".")[0]))
+        for before in _up_to(files)
     }
     missing = sorted(expected.union(remains.shards) - present)
     paths = {key: [f"{key[0]}/{key[1]}/{file}" for file in files] for key, files in found.items()}
     return paths, [Problem(path, "shard is missing") for path in missing]
+
+
+def _up_to(files: list[str]) -> Iterator[str]:
+    """Yields the names of all shards up to the last one of each segment."""
+    last: dict[str, int] = {}
+    for match in filter(None, map(_SHARD_NAME.fullmatch, files)):
+        last[match[1] or ""] = max(last.get(match[1] or "", 0), int(match[2]))
+    for prefix, number in last.items():
+        yield from (f"{prefix}{before:05d}.arrow" for before in range(number))
 
 
 def _scan(

@@ -27,12 +27,15 @@ BLUE, ORANGE, GREEN, RED, PURPLE = "#3b83bd", "#e08a1e", "#3f9b6b", "#cf4f4f", "
 # Told apart by the colour-blind (after Okabe and Ito), and seen on white and on black.
 CATEGORIES = (
     *(ORANGE, BLUE, GREEN, RED, PURPLE),
-    *("#c98bb0", "#8a6d3b", "#5fb7c9", "#b3b338", "#7f8790", "#e2836b", "#4661b0"),
+    *("#c98bb0", "#a8834a", "#5fb7c9", "#b3b338", "#7f8790", "#e2836b", "#4661b0"),
 )
 PER_ROW = 50  # languages side by side
 _INCHES = 11.0
 _SLOT_INCHES = 0.205
 _MARGIN_INCHES = 0.75
+_LEGEND_INCHES = 1.7  # of an entry
+_LEAST_SLOTS = 18
+_ZOOM = 1.4  # pixels of the page for a point: a label of 8 points has 11 pixels
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be found, read aloud and coloured
     "svg.hashsalt": "megaxlm",  # the same data gives the same page
@@ -42,6 +45,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "axes.axisbelow": True,
+    "axes.facecolor": "none",
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
     "legend.frameon": False,
@@ -87,7 +91,8 @@ def drawing() -> Iterator[None]:
             "the page's plots need matplotlib, which is not installed: `pip install matplotlib`, "
             "or leave --html out"
         ) from None
-    with matplotlib.rc_context(_SETTINGS):
+    settings: Any = _SETTINGS
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -115,7 +120,7 @@ def language_rows(names: Sequence[str], height: float, title: str) -> tuple[Plot
         The plot and its rows; language i stands at x = i % PER_ROW in row i // PER_ROW.
     """
     rows = -(-len(names) // PER_ROW)
-    slots = PER_ROW if rows > 1 else max(12, len(names))
+    slots = PER_ROW if rows > 1 else max(_LEAST_SLOTS, len(names))
     width = min(_INCHES, _MARGIN_INCHES + _SLOT_INCHES * slots)
     figure = new_figure(width, height * rows + 0.25)
     axes = list(figure.subplots(rows, 1, sharey=True, squeeze=False)[:, 0])
@@ -133,6 +138,21 @@ def place(axes: Sequence[Axes], number: int) -> tuple[Axes, int]:
     return axes[number // PER_ROW], number % PER_ROW
 
 
+def legend(plot: Plot, entries: Sequence[tuple[str, Any]], title: str | None = None) -> None:
+    """Explains colours above a plot: (label, colour) each."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=color, label=label) for label, color in entries]
+    columns = max(1, int(plot.figure.get_figwidth() / _LEGEND_INCHES))
+    rows = -(-len(handles) // columns)
+    plot.figure.legend(
+        handles=handles,
+        loc="outside upper right",
+        ncols=-(-len(handles) // rows),
+        title=title,
+    )
+
+
 def short(value: float, unit: str = "") -> str:
     """Returns a number in a few characters: 1.2k, 35M, 4.1G."""
     for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -142,10 +162,13 @@ def short(value: float, unit: str = "") -> str:
     return f"{value:.3g}{unit}"
 
 
-def short_axis(axis: Any, unit: str = "") -> None:
-    """Labels an axis with short numbers."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def short_log_axis(axis: Any, unit: str = "") -> None:
+    """Labels a logarithmic axis with short numbers, also one of less than two decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    low, high = axis.get_view_interval()
+    if high < 100 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value, unit)))
     axis.set_minor_formatter(NullFormatter())
 
@@ -166,7 +189,8 @@ def to_svg(plot: Plot, name: str) -> str:
         "viewBox": svg.attrib["viewBox"],
         "role": "img",
         "aria-label": plot.title,
-        "style": f"max-width:{width * 1.4:.0f}px",
+        # as wide as it was meant to be, less on a small screen, which then scrolls it
+        "style": f"width:{width * _ZOOM:.0f}px;max-width:max(100%,{min(500, width):.0f}px)",
     }
     text = ElementTree.tostring(svg, encoding="unicode", short_empty_elements=False)
     return text.replace(INK, "currentColor")
@@ -180,7 +204,7 @@ def _clean(svg: ElementTree.Element, name: str, tips: dict[str, str]) -> None:
     """Takes out what a page does not need, and makes ids its own."""
     for parent in list(svg.iter()):
         for child in list(parent):
-            if child.tag.endswith("}metadata") or child.tag is ElementTree.Comment:
+            if child.tag.endswith("}metadata"):
                 parent.remove(child)
     references = set()
     for element in svg.iter():

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from megaxlm_data.inspect.plots.canvas import INK, PER_ROW, Plot, full_width, new_figure, short
+from megaxlm_data.inspect.plots.canvas import (
+    INK,
+    PER_ROW,
+    Plot,
+    full_width,
+    legend,
+    new_figure,
+    short,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_SIDE = PER_ROW  # languages at a side of a square; the ones with most in common are shown
 _SLOT_INCHES = 0.205
-_COLORS = "viridis"  # even in lightness, seen by the colour-blind
+# Even in lightness and seen by the colour-blind; without its ends, which a dark or a light page
+# would swallow.
+_COLORS, _FIRST_COLOR, _LAST_COLOR = "viridis", 0.22, 0.93
 _NUMBERS_UP_TO = 14  # columns: cells are wide enough to write in
 
 
@@ -34,7 +45,9 @@ def overlap_plot(shared: Mapping[tuple[str, str], float]) -> Plot:
             column, row = sorted((names.index(a), names.index(b)))
             cells[row - 1, column] = (count, f"{a} and {b}: {count:,.0f} documents in both")
     plot, axes = _square(len(names) - 1, len(names) - 1, "Documents that two languages share")
-    _draw(plot, axes, cells, names[1:], names[:-1])
+    scale = _Scale([count for count, _ in cells.values()])
+    _draw(plot, axes, cells, names[1:], names[:-1], scale, triangle=True)
+    scale.legend(plot, "documents")
     return plot
 
 
@@ -70,14 +83,40 @@ def pair_plot(pairs: Mapping[tuple[str, str], int]) -> Plot:
         cells = {}
         for row, hub in enumerate(hubs):
             for column, lang in enumerate(chunk):
-                if count := both.get(_key(hub, lang)):
-                    cells[row, column] = (count, f"{hub} and {lang}: {count:,} pairs")
+                if both[_key(hub, lang)]:
+                    number = both[_key(hub, lang)]
+                    cells[row, column] = (number, f"{hub} and {lang}: {number:,} pairs")
         parts.append(cells)
-    values = [count for cells in parts for count, _ in cells.values()]
+    scale = _Scale([count for cells in parts for count, _ in cells.values()])
     for axes, cells, chunk in zip(rows, parts, chunks, strict=True):
         slots = len(chunk) if len(chunks) == 1 else PER_ROW
-        _draw(plot, axes, cells, hubs, chunk, limits=(min(values), max(values)), slots=slots)
+        _draw(plot, axes, cells, hubs, chunk, scale, slots)
+    scale.legend(plot, "pairs")
     return plot
+
+
+class _Scale:
+    """Colours of counts, logarithmic."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        import matplotlib
+
+        self._low, self._high = min(values), max(values)
+        self._colors = matplotlib.colormaps[_COLORS]
+
+    def __call__(self, value: float) -> tuple[float, float, float, float]:
+        span = math.log(self._high / self._low)
+        at = math.log(value / self._low) / span if span else 1.0
+        red, green, blue, alpha = self._colors(_FIRST_COLOR + (_LAST_COLOR - _FIRST_COLOR) * at)
+        return float(red), float(green), float(blue), float(alpha)
+
+    def legend(self, plot: Plot, what: str) -> None:
+        """Shows a few counts with their colours."""
+        span = math.log(self._high / self._low)
+        between = [self._low * math.exp(span * part / 3) for part in (1, 2)]
+        values = [self._low, *between, self._high] if span > 1 else [self._low, self._high]
+        values = list(dict.fromkeys(values))
+        legend(plot, [(short(value), self(value)) for value in values], what)
 
 
 def _key(a: str, b: str) -> tuple[str, str]:
@@ -108,29 +147,28 @@ def _draw(
     cells: Mapping[tuple[int, int], tuple[float, str]],
     row_names: Sequence[str],
     column_names: Sequence[str],
-    limits: tuple[float, float] | None = None,
+    scale: _Scale,
     slots: int | None = None,
+    triangle: bool = False,
 ) -> None:
-    import matplotlib
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
-    values = [count for count, _ in cells.values()]
-    low, high = limits or (min(values), max(values))
-    scale = ScalarMappable(LogNorm(low, max(high, 1.01 * low)), matplotlib.colormaps[_COLORS])
     slots = slots or len(column_names)
     for (row, column), (count, told) in cells.items():
-        color = scale.to_rgba(count)
+        color = scale(count)
         cell = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, facecolor=color, linewidth=0)
         axes.add_patch(cell)
         plot.tell(cell, told)
         if slots <= _NUMBERS_UP_TO:
             light = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] > 0.5
             axes.text(
-                *(column, row, short(count)),
+                column,
+                row,
+                short(count),
                 color="#000000" if light else "#ffffff",
-                **{"fontsize": 5, "ha": "center", "va": "center"},
+                fontsize=5,
+                ha="center",
+                va="center",
             )
     axes.set_xlim(-0.6, slots - 0.4)
     axes.set_ylim(len(row_names) - 0.4, -0.6)
@@ -141,9 +179,10 @@ def _draw(
     for spine in axes.spines.values():
         spine.set_visible(False)
     for line in range(len(row_names)):  # faint dots: a cell without anything is empty, not missing
+        width = line + 1 if triangle else len(column_names)
         axes.plot(
-            range(len(column_names)),
-            [line] * len(column_names),
+            range(width),
+            [line] * width,
             ".",
             color=INK,
             alpha=0.12,

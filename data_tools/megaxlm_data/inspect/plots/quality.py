@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from megaxlm_data.inspect.lengths import LengthHistogram
 from megaxlm_data.inspect.plots.canvas import (
@@ -14,8 +14,9 @@ from megaxlm_data.inspect.plots.canvas import (
     RED,
     Plot,
     language_rows,
+    legend,
     place,
-    short_axis,
+    short_log_axis,
 )
 
 MAX_REASONS = 11  # colours that can be told apart; the rarest reasons share the last one
@@ -77,19 +78,20 @@ def unknown_plot(unknown: Mapping[str, float], fallback: Mapping[str, float]) ->
                 plot.tell(bar, f"{name}: {share:.3%} of tokens are {what}")
                 bottom += 100 * share
     axes[0].set_title("percent of tokens that are not pieces of text")
-    _legend(plot, [("bytes of byte fallback", BLUE), ("<unk>", RED)])
+    legend(plot, [("bytes of byte fallback", BLUE), ("<unk>", RED)])
     return plot
 
 
-def length_plot(histograms: Mapping[str, LengthHistogram], row_tokens: int) -> Plot:
+def length_plot(histograms: Mapping[str, LengthHistogram], row_tokens: int, what: str) -> Plot:
     """Quantiles of document lengths: a box for the middle half, a line for nine tenths.
 
     Args:
         histograms: By language, in the order in which they stand.
         row_tokens: A length to draw a line at.
+        what: `documents` or `pairs`.
     """
     names = list(histograms)
-    plot, axes = language_rows(names, 1.9, "Tokens of a document")
+    plot, axes = language_rows(names, 1.9, f"Tokens of {what}")
     for number, name in enumerate(names):
         histogram = histograms[name]
         row, x = place(axes, number)
@@ -108,10 +110,11 @@ def length_plot(histograms: Mapping[str, LengthHistogram], row_tokens: int) -> P
         plot.tell(dot, told)
     for row in axes:
         row.set_yscale("log")
-        short_axis(row.yaxis)
         row.axhline(row_tokens, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
-    axes[0].set_title(f"tokens of a document; the dashed line is {row_tokens}")
-    _legend(plot, [("5% to 95%, box 25% to 75%", BLUE), ("median", ORANGE)])
+    for row in axes:
+        short_log_axis(row.yaxis)
+    axes[0].set_title(f"tokens of {what}; the dashed line is {row_tokens}")
+    legend(plot, [("5% to 95%, box 25% to 75%", BLUE), ("median", ORANGE)])
     return plot
 
 
@@ -120,10 +123,11 @@ def drop_plot(read: Mapping[str, int], drops: Mapping[str, Mapping[str, int]], w
 
     Args:
         read: Documents or pairs, by language or pair.
-        drops: How many each reason took, by language or pair.
+        drops: How many each reason took, by language or pair; those that lost none are left out.
         what: `documents` or `pairs`.
     """
-    names = sorted(drops, key=lambda n: (-sum(drops[n].values()) / max(1, read[n]), n))
+    names = [name for name in drops if sum(drops[name].values())]
+    names.sort(key=lambda name: (-sum(drops[name].values()) / max(1, read[name]), name))
     totals: dict[str, int] = {}
     for reasons in drops.values():
         for reason, count in reasons.items():
@@ -147,14 +151,5 @@ def drop_plot(read: Mapping[str, int], drops: Mapping[str, Mapping[str, int]], w
                 )
                 bottom += percent
     axes[0].set_title(f"percent of {what} that were dropped")
-    _legend(plot, list(zip(shown, CATEGORIES, strict=False)), columns=4)
+    legend(plot, list(zip(shown, CATEGORIES, strict=False)))
     return plot
-
-
-def _legend(plot: Plot, entries: Sequence[tuple[str, str]], columns: int = 2) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=color, label=label) for label, color in entries]
-    where = "outside upper right" if len(handles) <= columns else "outside lower left"
-    width = max(1, int(plot.figure.get_figwidth() / 1.9))
-    plot.figure.legend(handles=handles, loc=where, ncols=min(len(handles), width))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +17,15 @@ from megaxlm_data.inspect.plots.canvas import (
     Plot,
     full_width,
     language_rows,
+    legend,
     new_figure,
     place,
     short,
-    short_axis,
+    short_log_axis,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _LARGEST, _MIDDLE, _SMALLEST = 4, 2, 4  # curves with a name
 
@@ -58,17 +63,10 @@ def size_plot(sizes: Sequence[Size], what: str) -> Plot:
         plot.tell(dot, told)
     for row in axes:
         row.set_yscale("log")
-        short_axis(row.yaxis)
-    axes[0].set_ylim(bottom, 2 * max(size.text_bytes for size in sizes))
-    _legend(plot, axes[0], [("bytes of text", BLUE), ("tokens", ORANGE)])
+        row.set_ylim(bottom, 2 * max(size.text_bytes for size in sizes))
+        short_log_axis(row.yaxis)
+    legend(plot, [("bytes of text", BLUE), ("tokens", ORANGE)])
     return plot
-
-
-def _legend(plot: Plot, row: object, entries: Sequence[tuple[str, str]]) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=color, label=label) for label, color in entries]
-    plot.figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
 
 
 def sampling_plot(sizes: Sequence[Size], alpha: float, tokens: int) -> Plot:
@@ -113,7 +111,7 @@ def sampling_plot(sizes: Sequence[Size], alpha: float, tokens: int) -> Plot:
 
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g}%"))
     left.yaxis.set_minor_formatter(NullFormatter())
-    short_axis(right.yaxis)
+    short_log_axis(right.yaxis)
     left.set_title("share of the rows that training draws")
     right.set_title(f"epochs in {short(tokens)} tokens")
     right.yaxis.tick_right()
@@ -132,12 +130,9 @@ def _named(count: int) -> list[int]:
 
 
 def _label_ends(
-    axes: object, names: Sequence[tuple[str, float, int]], named: Sequence[int], right_side: bool
+    axes: Axes, names: Sequence[tuple[str, float, int]], named: Sequence[int], right_side: bool
 ) -> None:
     """Writes names at the ends of curves, moved apart where they would overlap."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
     axes.set_xlim(0, 1)
     low, high = (float(np.log(limit)) for limit in axes.get_ylim())
     gap = 0.046  # of the height: a line of text
