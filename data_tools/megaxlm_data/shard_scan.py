@@ -61,23 +61,26 @@ def open_columns(path: Path) -> ShardColumns:
     """Maps a shard.
 
     Raises:
-        CorruptDataError: It is not one record batch of a shard's columns. The message is what is
-            wrong, without the path.
+        CorruptDataError: It is not one record batch of a shard's columns.
         OSError: It cannot be read.
     """
     try:
         with pa.memory_map(str(path)) as mapped:
             file = pa.ipc.open_file(mapped)
             if file.num_record_batches != 1:
-                raise CorruptDataError(f"{file.num_record_batches} record batches instead of 1")
+                raise CorruptDataError(
+                    f"{path}: {file.num_record_batches} record batches instead of 1"
+                )
             batch = file.get_batch(0)
         batch.validate()  # an altered header may point outside the file
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())[:120]
-        raise CorruptDataError(f"not a readable Arrow file ({reason})") from None
+        raise CorruptDataError(f"{path}: not a readable Arrow file ({reason})") from None
     schema = batch.schema.remove_metadata()
     if not (schema.equals(MONOLINGUAL_SCHEMA) or schema.equals(BITEXT_SCHEMA)):
-        raise CorruptDataError(f"columns {', '.join(schema.names)} are not those of a shard")
+        raise CorruptDataError(
+            f"{path}: columns {', '.join(schema.names)} are not those of a shard"
+        )
     prefixes = ("source_", "target_") if schema.equals(BITEXT_SCHEMA) else ("",)
     sides = []
     for prefix in prefixes:

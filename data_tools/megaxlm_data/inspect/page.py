@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 
 from megaxlm.data.shards import DatasetIndex, read_index, write_atomically
+from megaxlm.errors import CorruptDataError
 from megaxlm_data.inspect.cleaning import drop_counts, other_counts
 from megaxlm_data.inspect.html import (
     Column,
@@ -72,8 +73,12 @@ def make_page(report: InspectReport, directory: Path, threads: int | None = None
     """
     with drawing():
         index = read_index(directory)
-        lengths = length_histograms(directory, index, threads)
-        overlap = find_overlap(directory, index, threads=threads)
+        try:
+            lengths = length_histograms(directory, index, threads)
+            overlap = find_overlap(directory, index, threads=threads)
+        except (CorruptDataError, OSError) as error:
+            remedy = f"`megaxlm data verify {directory}` names everything that is wrong"
+            raise CorruptDataError(f"{error}; {remedy}") from None
         return _Sections(report, index, lengths, overlap).page().render()
 
 
@@ -286,9 +291,11 @@ class _Sections:
                 " Numbers between two of the largest languages are estimates from "
                 f"{self._overlap.compared_share:.2%} of their documents."
             )
-        rows_of = {s.name: s.documents for s in self._languages}
+        rows_of: Counter[str] = Counter()
+        for subset in subsets:
+            rows_of[subset.name] += subset.rows
         rows = [
-            (a, b, count, count / max(1, min(rows_of.get(a, 0), rows_of.get(b, 0))))
+            (a, b, count, count / max(1, min(rows_of[a], rows_of[b])))
             for (a, b), count in sorted(whole.items(), key=lambda item: (-item[1], item[0]))
         ]
         columns = [Column("language", None), Column("other language", None)]

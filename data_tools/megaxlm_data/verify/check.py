@@ -138,7 +138,7 @@ def _check_shard(
     except OSError as error:
         return wrong(f"shard cannot be read ({error.strerror})")
     except CorruptDataError as error:
-        return wrong(str(error))
+        return wrong(str(error).removeprefix(f"{path}: "))
     if scan.columns.is_bitext != subset.is_bitext:
         return wrong(f"columns are not those of {subset.name}")
     found = [*scan.problems, *_differences(scan, info)]

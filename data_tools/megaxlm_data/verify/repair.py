@@ -236,7 +236,7 @@ def _scan(
         except OSError as error:
             return f"shard cannot be read ({error.strerror})"
         except CorruptDataError as error:
-            return str(error)
+            return str(error).removeprefix(f"{path}: ")
         info = ShardInfo(
             path=item[1],
             rows=found.columns.rows,

@@ -58,8 +58,8 @@ def check(page):
     return checker
 
 
-def make_dataset(directory, languages, pairs=(), build=None, seed=0):
-    rng = np.random.default_rng(seed)
+def make_dataset(directory, languages, pairs=(), build=None, reasons=2):
+    rng = np.random.default_rng(0)
     shared = rng.integers(0, 2**64, 30, dtype=np.uint64)
     subsets, cleaning, counts = [], {}, {}
     groups = [*((lang,) for lang in languages), *pairs]
@@ -69,7 +69,7 @@ def make_dataset(directory, languages, pairs=(), build=None, seed=0):
             "files": [],
             "read": 500,
             "kept": 400,
-            "dropped": {f"reason_{r}": int(c) for r, c in enumerate(rng.integers(0, 9, 16))},
+            "dropped": {f"reason_{r}": int(c) for r, c in enumerate(rng.integers(1, 9, reasons))},
             "duplicates": place % 7,
             "near_duplicates": place % 5,
             "lines": {"replaced_utf8": place},
@@ -111,8 +111,9 @@ def codes(count):
 def test_every_language_is_on_the_page_with_all_sections(tmp_path):
     languages = [*codes(20), "zh", "sr-Latn"]
     pairs = [("aa", "ab"), ("zh", "sr-Latn"), ("ab", "zh")]
-    directory = make_dataset(tmp_path / "d", languages, pairs)
-    checker = check(make_page(inspect(directory, tokens=10**7), directory))
+    directory = make_dataset(tmp_path / "d", languages, pairs, reasons=16)
+    page = make_page(inspect(directory, tokens=10**7), directory)
+    checker = check(page)
     names = [*languages, *("-".join(pair) for pair in pairs)]
     labels = [text.strip() for text in checker.texts]
     for name in names:
@@ -120,7 +121,9 @@ def test_every_language_is_on_the_page_with_all_sections(tmp_path):
         assert any(tip.startswith(f"{name}: ") for tip in checker.tips)
     assert len(checker.headings) == 8
     told = " ".join(checker.tips)
-    assert "near duplicates" in told and "reason " in told and "documents in both" in told
+    # sixteen reasons: the rarest share a colour, the table has all
+    assert "): reason " in told and "): other reasons" in told and "documents in both" in told
+    assert ">near duplicates</button>" in page and ">reason 15</button>" in page
     assert "zh and ab" in told or "ab and zh" in told
 
 
@@ -227,7 +230,11 @@ def test_a_damaged_shard_is_one_line(tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:-20])
     assert main(["data", "inspect", str(directory), "--html"]) == 1
     said = capsys.readouterr().err
-    assert str(path) in said and said.count("\n") == 1
+    assert str(path) in said and "data verify" in said and said.count("\n") == 1
+    path.unlink()
+    assert main(["data", "inspect", str(directory), "--html"]) == 1
+    said = capsys.readouterr().err
+    assert str(path) in said and "data verify" in said and said.count("\n") == 1
 
 
 def test_names_at_the_ends_of_curves_keep_apart():

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from megaxlm_data.inspect.plots.canvas import (
+    CHARACTER_INCHES,
     INK,
     PER_ROW,
+    SLOT_INCHES,
     Plot,
-    full_width,
-    legend,
+    add_legend,
     new_figure,
     short,
 )
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_SIDE = PER_ROW  # languages at a side of a square; the ones with most in common are shown
-_SLOT_INCHES = 0.205
+_LEAST_COLUMNS = 16  # room for the legend
 # Even in lightness and seen by the colour-blind; without its ends, which a dark or a light page
 # would swallow.
 _COLORS, _FIRST_COLOR, _LAST_COLOR = "viridis", 0.22, 0.93
@@ -44,7 +45,7 @@ def overlap_plot(shared: Mapping[tuple[str, str], float]) -> Plot:
         if a in names and b in names:
             column, row = sorted((names.index(a), names.index(b)))
             cells[row - 1, column] = (count, f"{a} and {b}: {count:,.0f} documents in both")
-    plot, axes = _square(len(names) - 1, len(names) - 1, "Documents that two languages share")
+    plot, (axes,) = _grid(names[1:], [names[:-1]], "Documents that two languages share")
     scale = _Scale([count for count, _ in cells.values()])
     _draw(plot, axes, cells, names[1:], names[:-1], scale, triangle=True)
     scale.legend(plot, "documents")
@@ -62,35 +63,28 @@ def pair_plot(pairs: Mapping[tuple[str, str], int]) -> Plot:
     both: Counter[tuple[str, str]] = Counter()
     for (a, b), count in pairs.items():
         both[min(a, b), max(a, b)] += count
-    hubs = _hubs(both)
+    hubs = _hubs(both)[:MAX_SIDE]
     total: Counter[str] = Counter()
     for (a, b), count in both.items():
-        total[a] += count
-        total[b] += count
-    partners = {lang for pair in both for lang in pair if not set(pair) <= {lang}}
-    columns = sorted(
-        (lang for lang in partners if any(_key(lang, hub) in both for hub in hubs)),
-        key=lambda lang: (-total[lang], lang),
-    )
+        if a in hubs or b in hubs:
+            total[a] += count
+            total[b] += count
+    columns = sorted(total, key=lambda lang: (-total[lang], lang))
+    if len(hubs) == 1:
+        columns.remove(hubs[0])  # no pair with itself
     chunks = [columns[i : i + PER_ROW] for i in range(0, len(columns), PER_ROW)]
-    height = (len(hubs) * _SLOT_INCHES + 0.75) * len(chunks) + 0.3
-    width = min(full_width(), 1.6 + _SLOT_INCHES * max(8, min(PER_ROW, len(columns))))
-    figure = new_figure(width, height)
-    plot = Plot(figure, "Sentence pairs of two languages")
-    rows = list(figure.subplots(len(chunks), 1, squeeze=False)[:, 0])
+    plot, rows = _grid(hubs, chunks, "Sentence pairs of two languages")
     parts = []
     for chunk in chunks:
         cells = {}
         for row, hub in enumerate(hubs):
             for column, lang in enumerate(chunk):
-                if both[_key(hub, lang)]:
-                    number = both[_key(hub, lang)]
+                if number := both[_key(hub, lang)]:
                     cells[row, column] = (number, f"{hub} and {lang}: {number:,} pairs")
         parts.append(cells)
     scale = _Scale([count for cells in parts for count, _ in cells.values()])
     for axes, cells, chunk in zip(rows, parts, chunks, strict=True):
-        slots = len(chunk) if len(chunks) == 1 else PER_ROW
-        _draw(plot, axes, cells, hubs, chunk, scale, slots)
+        _draw(plot, axes, cells, hubs, chunk, scale)
     scale.legend(plot, "pairs")
     return plot
 
@@ -114,9 +108,9 @@ class _Scale:
         """Shows a few counts with their colours."""
         span = math.log(self._high / self._low)
         between = [self._low * math.exp(span * part / 3) for part in (1, 2)]
-        values = [self._low, *between, self._high] if span > 1 else [self._low, self._high]
-        values = list(dict.fromkeys(values))
-        legend(plot, [(short(value), self(value)) for value in values], what)
+        values = [self._low, *map(round, between), self._high]
+        told = {short(value): self(value) for value in sorted(values)}
+        add_legend(plot, list(told.items()), what)
 
 
 def _key(a: str, b: str) -> tuple[str, str]:
@@ -135,10 +129,25 @@ def _hubs(pairs: Mapping[tuple[str, str], int]) -> list[str]:
     return hubs
 
 
-def _square(rows: int, columns: int, title: str) -> tuple[Plot, Axes]:
-    width = min(full_width(), 1.9 + _SLOT_INCHES * max(6, columns))
-    figure = new_figure(width, 0.9 + _SLOT_INCHES * max(3, rows))
-    return Plot(figure, title), figure.subplots()
+def _grid(
+    row_names: Sequence[str], chunks: Sequence[Sequence[str]], title: str
+) -> tuple[Plot, list[Axes]]:
+    """Returns axes below one another, one for each chunk of columns, with square cells."""
+    left, below = (
+        0.12 + CHARACTER_INCHES * max(map(len, names))
+        for names in (row_names, [name for chunk in chunks for name in chunk])
+    )
+    above = 0.42  # the legend
+    each = SLOT_INCHES * len(row_names) + below
+    width = left + SLOT_INCHES * max(len(chunks[0]), _LEAST_COLUMNS) + 0.1
+    height = above + each * len(chunks)
+    figure = new_figure(width, height, layout=None)
+    axes = []
+    for number, chunk in enumerate(chunks):
+        bottom = height - above - number * each - SLOT_INCHES * len(row_names)
+        size = (SLOT_INCHES * len(chunk) / width, SLOT_INCHES * len(row_names) / height)
+        axes.append(figure.add_axes((left / width, bottom / height, *size)))
+    return Plot(figure, title), axes
 
 
 def _draw(
@@ -148,18 +157,16 @@ def _draw(
     row_names: Sequence[str],
     column_names: Sequence[str],
     scale: _Scale,
-    slots: int | None = None,
     triangle: bool = False,
 ) -> None:
     from matplotlib.patches import Rectangle
 
-    slots = slots or len(column_names)
     for (row, column), (count, told) in cells.items():
         color = scale(count)
         cell = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, facecolor=color, linewidth=0)
         axes.add_patch(cell)
         plot.tell(cell, told)
-        if slots <= _NUMBERS_UP_TO:
+        if len(column_names) <= _NUMBERS_UP_TO:
             light = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] > 0.5
             axes.text(
                 column,
@@ -170,12 +177,11 @@ def _draw(
                 ha="center",
                 va="center",
             )
-    axes.set_xlim(-0.6, slots - 0.4)
-    axes.set_ylim(len(row_names) - 0.4, -0.6)
+    axes.set_xlim(-0.5, len(column_names) - 0.5)
+    axes.set_ylim(len(row_names) - 0.5, -0.5)
     axes.set_xticks(range(len(column_names)), column_names, rotation=90)
     axes.set_yticks(range(len(row_names)), row_names)
     axes.tick_params(length=0)
-    axes.set_aspect("equal")
     for spine in axes.spines.values():
         spine.set_visible(False)
     for line in range(len(row_names)):  # faint dots: a cell without anything is empty, not missing

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from megaxlm_data.inspect.lengths import LengthHistogram
 from megaxlm_data.inspect.plots.canvas import (
@@ -13,72 +15,66 @@ from megaxlm_data.inspect.plots.canvas import (
     ORANGE,
     RED,
     Plot,
+    bars,
+    dots,
     language_rows,
-    legend,
-    place,
     short_log_axis,
 )
 
 MAX_REASONS = 11  # colours that can be told apart; the rarest reasons share the last one
 OTHER = "other reasons"
+_GUIDE: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (4, 3)), "alpha": 0.6}
 
 
-def value_plot(
-    values: Mapping[str, float], title: str, form: str, color: str = BLUE, log: bool = False
-) -> Plot:
+def value_plot(values: Mapping[str, float], what: str, color: str) -> Plot:
     """Bars of one number a language, the largest first.
 
     Args:
         values: By language.
-        title: What the number is.
-        form: How it is written, such as `{:.2f}`.
+        what: The number is of, such as `tokens for a word`.
         color: Of the bars.
-        log: Whether the axis is logarithmic.
     """
     ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-    plot, axes = language_rows([name for name, _ in ordered], 1.5, title)
-    for number, (name, value) in enumerate(ordered):
-        row, x = place(axes, number)
-        (bar,) = row.bar([x], [value], 0.72, color=color)
-        plot.tell(bar, f"{name}: {form.format(value)}")
-    if log:
-        for row in axes:
-            row.set_yscale("log")
-    axes[0].set_title(title)
+    names = [name for name, _ in ordered]
+    plot, axes = language_rows(names, 1.1, what.capitalize(), heading=what)
+    tips = [f"{name}: {value:.2f} {what}" for name, value in ordered]
+    bars(plot, axes, [value for _, value in ordered], tips, color)
     return plot
 
 
 def fertility_plot(values: Mapping[str, float]) -> Plot:
     """Tokens for a word: 1 would be a vocabulary of whole words."""
-    plot = value_plot(values, "tokens for a word", "{:.2f} tokens for a word", ORANGE)
+    plot = value_plot(values, "tokens for a word", ORANGE)
     for row in plot.figure.axes:
-        row.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+        row.axhline(1, **_GUIDE)
     return plot
 
 
 def compression_plot(values: Mapping[str, float]) -> Plot:
     """Bytes that a token stands for."""
-    return value_plot(values, "bytes of text for a token", "{:.2f} bytes for a token", GREEN)
+    return value_plot(values, "bytes of text for a token", GREEN)
 
 
 def unknown_plot(unknown: Mapping[str, float], fallback: Mapping[str, float]) -> Plot:
     """Tokens that are `<unk>` or bytes of byte fallback, in percent of all."""
     both = {name: unknown[name] + fallback[name] for name in unknown}
-    ordered = sorted((name for name in both if both[name]), key=lambda n: (-both[n], n))
-    plot, axes = language_rows(ordered, 1.5, "Unknown tokens and bytes, percent of tokens")
-    for number, name in enumerate(ordered):
-        row, x = place(axes, number)
-        bottom = 0.0
-        for share, color, what in (
-            (fallback[name], BLUE, "bytes of byte fallback"),
-            (unknown[name], RED, "<unk>"),
-        ):
-            if share:
-                (bar,) = row.bar([x], [100 * share], 0.72, bottom=bottom, color=color)
-                plot.tell(bar, f"{name}: {share:.3%} of tokens are {what}")
-                bottom += 100 * share
-    axes[0].set_title("percent of tokens that are not pieces of text")
-    legend(plot, [("bytes of byte fallback", BLUE), ("<unk>", RED)])
+    names = sorted((name for name in both if both[name]), key=lambda n: (-both[n], n))
+    plot, axes = language_rows(
+        names,
+        1.1,
+        "Unknown tokens and bytes, percent of tokens",
+        [("bytes of byte fallback", BLUE), ("<unk>", RED)],
+        "percent of tokens that are not pieces of text",
+    )
+    bottoms = [0.0] * len(names)
+    for shares, color, what in (
+        (fallback, BLUE, "bytes of byte fallback"),
+        (unknown, RED, "<unk>"),
+    ):
+        heights = [100 * shares[name] for name in names]
+        tips = [f"{name}: {shares[name]:.3%} of tokens are {what}" for name in names]
+        bars(plot, axes, heights, tips, color, bottoms)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     return plot
 
 
@@ -90,31 +86,30 @@ def length_plot(histograms: Mapping[str, LengthHistogram], row_tokens: int, what
         row_tokens: A length to draw a line at.
         what: `documents` or `pairs`.
     """
-    names = list(histograms)
-    plot, axes = language_rows(names, 1.9, f"Tokens of {what}")
-    for number, name in enumerate(names):
-        histogram = histograms[name]
-        row, x = place(axes, number)
-        low, first, middle, third, high = (
-            max(1.0, histogram.quantile(share)) for share in (0.05, 0.25, 0.5, 0.75, 0.95)
-        )
-        row.plot([x, x], [low, high], color=BLUE, linewidth=1.1, solid_capstyle="butt")
-        (box,) = row.bar([x], [third - first], 0.6, bottom=first, color=BLUE)
-        (dot,) = row.plot([x], [middle], "o", color=ORANGE, markersize=3.2)
-        told = (
-            f"{name}: half of {histogram.documents:,} have {middle:,.0f} tokens or less, nine "
-            f"tenths {low:,.0f} to {high:,.0f}; {histogram.share_above(row_tokens):.1%} more "
-            f"than {row_tokens}"
-        )
-        plot.tell(box, told)
-        plot.tell(dot, told)
+    plot, axes = language_rows(
+        list(histograms),
+        1.4,
+        f"Tokens of {what}",
+        [("5% to 95%, box 25% to 75%", BLUE), ("median", ORANGE)],
+        f"tokens of {what}; the dashed line is {row_tokens}",
+    )
+    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
+    quantiles = [[max(1.0, h.quantile(share)) for share in shares] for h in histograms.values()]
+    tips = [
+        f"{name}: half of {h.documents:,} have {q[2]:,.0f} tokens or less, nine tenths "
+        f"{q[0]:,.0f} to {q[4]:,.0f}; {h.share_above(row_tokens):.1%} more than {row_tokens}"
+        for (name, h), q in zip(histograms.items(), quantiles, strict=True)
+    ]
+    for low, high, width in ((0, 4, 0.09), (1, 3, 0.6)):
+        heights = [q[high] - q[low] for q in quantiles]
+        bars(plot, axes, heights, tips, BLUE, [q[low] for q in quantiles], width)
+    dots(axes, [q[2] for q in quantiles], ORANGE, size=3)
+    lowest, highest = min(q[0] for q in quantiles), max(q[4] for q in quantiles)
     for row in axes:
         row.set_yscale("log")
-        row.axhline(row_tokens, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
-    for row in axes:
+        row.set_ylim(0.7 * min(lowest, row_tokens), 1.4 * max(highest, row_tokens))
+        row.axhline(row_tokens, **_GUIDE)
         short_log_axis(row.yaxis)
-    axes[0].set_title(f"tokens of {what}; the dashed line is {row_tokens}")
-    legend(plot, [("5% to 95%, box 25% to 75%", BLUE), ("median", ORANGE)])
     return plot
 
 
@@ -128,28 +123,29 @@ def drop_plot(read: Mapping[str, int], drops: Mapping[str, Mapping[str, int]], w
     """
     names = [name for name in drops if sum(drops[name].values())]
     names.sort(key=lambda name: (-sum(drops[name].values()) / max(1, read[name]), name))
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     for reasons in drops.values():
-        for reason, count in reasons.items():
-            totals[reason] = totals.get(reason, 0) + count
+        totals.update(reasons)
     ranked = sorted((r for r in totals if totals[r]), key=lambda reason: (-totals[reason], reason))
-    shown = ranked if len(ranked) <= MAX_REASONS + 1 else [*ranked[:MAX_REASONS], OTHER]
-    plot, axes = language_rows(names, 1.7, f"Percent of {what} dropped, by reason")
-    for number, name in enumerate(names):
-        row, x = place(axes, number)
-        bottom = 0.0
-        for place_, reason in enumerate(shown):
-            count = drops[name].get(reason, 0)
-            if reason == OTHER:
-                count = sum(drops[name].get(other, 0) for other in ranked[MAX_REASONS:])
-            if count:
-                percent = 100 * count / max(1, read[name])
-                color = CATEGORIES[place_ % len(CATEGORIES)]
-                (bar,) = row.bar([x], [percent], 0.72, bottom=bottom, color=color)
-                plot.tell(
-                    bar, f"{name}: {count:,} of {read[name]:,} {what} ({percent:.2f}%): {reason}"
-                )
-                bottom += percent
-    axes[0].set_title(f"percent of {what} that were dropped")
-    legend(plot, list(zip(shown, CATEGORIES, strict=False)))
+    parts = {reason: [reason] for reason in ranked}
+    if len(ranked) > MAX_REASONS + 1:
+        parts = {reason: [reason] for reason in ranked[:MAX_REASONS]}
+        parts[OTHER] = ranked[MAX_REASONS:]
+    plot, axes = language_rows(
+        names,
+        1.3,
+        f"Percent of {what} dropped, by reason",
+        list(zip(parts, CATEGORIES, strict=False)),
+        f"percent of {what} that were dropped",
+    )
+    bottoms = [0.0] * len(names)
+    for (reason, members), color in zip(parts.items(), CATEGORIES, strict=False):
+        counts = [sum(drops[name].get(member, 0) for member in members) for name in names]
+        heights = [100 * n / max(1, read[name]) for n, name in zip(counts, names, strict=True)]
+        tips = [
+            f"{name}: {count:,} of {read[name]:,} {what} ({height:.2f}%): {reason}"
+            for name, count, height in zip(names, counts, heights, strict=True)
+        ]
+        bars(plot, axes, heights, tips, color, bottoms)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     return plot

@@ -15,11 +15,11 @@ from megaxlm_data.inspect.plots.canvas import (
     INK,
     ORANGE,
     Plot,
+    bars,
+    dots,
     full_width,
     language_rows,
-    legend,
     new_figure,
-    place,
     short,
     short_log_axis,
 )
@@ -47,25 +47,25 @@ def size_plot(sizes: Sequence[Size], what: str) -> Plot:
         sizes: Of languages or pairs; the caller has ordered them.
         what: `documents` or `pairs`.
     """
-    plot, axes = language_rows([size.name for size in sizes], 1.9, f"Bytes and tokens of {what}")
+    plot, axes = language_rows(
+        [size.name for size in sizes],
+        1.4,
+        f"Bytes and tokens of {what}",
+        [("bytes of text", BLUE), ("tokens", ORANGE)],
+    )
     least = min(min(size.text_bytes, size.tokens) for size in sizes)
-    bottom = 10.0 ** np.floor(np.log10(max(1, least)) - 0.3)
-    for number, size in enumerate(sizes):
-        row, x = place(axes, number)
-        height = max(size.text_bytes, bottom) - bottom
-        (bar,) = row.bar([x], [height], 0.72, bottom=bottom, color=BLUE)
-        (dot,) = row.plot([x], [max(size.tokens, bottom)], "o", color=ORANGE, markersize=3.6)
-        told = (
-            f"{size.name}: {size.documents:,} {what}, {size.text_bytes:,} bytes, "
-            f"{size.tokens:,} tokens"
-        )
-        plot.tell(bar, told)
-        plot.tell(dot, told)
+    bottom = float(10.0 ** np.floor(np.log10(max(1, least)) - 0.3))
+    tips = [
+        f"{size.name}: {size.documents:,} {what}, {size.text_bytes:,} bytes, {size.tokens:,} tokens"
+        for size in sizes
+    ]
+    heights = [max(size.text_bytes, bottom) - bottom for size in sizes]
+    bars(plot, axes, heights, tips, BLUE, [bottom] * len(sizes))
+    dots(axes, [max(size.tokens, bottom) for size in sizes], ORANGE)
     for row in axes:
         row.set_yscale("log")
         row.set_ylim(bottom, 2 * max(size.text_bytes for size in sizes))
         short_log_axis(row.yaxis)
-    legend(plot, [("bytes of text", BLUE), ("tokens", ORANGE)])
     return plot
 
 
@@ -107,10 +107,7 @@ def sampling_plot(sizes: Sequence[Size], alpha: float, tokens: int) -> Plot:
         names = [(ordered[i].name, float(values[i, labels_at]), i) for i in named]
         _label_ends(axes, names, named, right_side=labels_at == -1)
         axes.set_xlabel("alpha")
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g}%"))
-    left.yaxis.set_minor_formatter(NullFormatter())
+    short_log_axis(left.yaxis, lambda value: f"{100 * value:.5g}%")
     short_log_axis(right.yaxis)
     left.set_title("share of the rows that training draws")
     right.set_title(f"epochs in {short(tokens)} tokens")
