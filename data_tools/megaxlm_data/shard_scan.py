@@ -99,6 +99,17 @@ def byte_pieces(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
     return np.array([bool(_BYTE_PIECE.fullmatch(piece)) for piece in pieces])
 
 
+def _count_bytes(
+    piece: npt.NDArray[np.uint32], is_byte: npt.NDArray[np.bool_], places: npt.NDArray[np.intp]
+) -> int:
+    if not len(places):
+        return 0
+    if int(places[-1] - places[0]) + 1 == len(places):  # side by side, as sentencepiece has them
+        first, count = np.uint32(places[0]), np.uint32(len(places))
+        return int(np.count_nonzero(piece - first < count))  # four times as fast as a look-up
+    return int(np.count_nonzero(is_byte[piece]))
+
+
 @dataclass(frozen=True)
 class ShardScan:
     """What a shard holds."""
@@ -124,6 +135,7 @@ def scan_shard(path: Path, is_byte: npt.NDArray[np.bool_]) -> ShardScan:
     columns = open_columns(path)
     problems: list[str] = []
     counts = []
+    places = np.flatnonzero(is_byte)
     for side in columns.sides:
         offsets, values = side.offsets, side.values
         if len(offsets) and (offsets[0] != 0 or offsets[-1] != len(values)):
@@ -136,7 +148,7 @@ def scan_shard(path: Path, is_byte: npt.NDArray[np.bool_]) -> ShardScan:
             # neither a special token in front nor <mask>, which is the last id
             if UNK <= int(piece.min()) and int(piece.max()) < len(is_byte) - 1:
                 unknown += int(np.count_nonzero(piece == UNK))
-                fallback += int(np.count_nonzero(is_byte[piece]))
+                fallback += _count_bytes(piece, is_byte, places)
             else:
                 outside += 1
         if outside:

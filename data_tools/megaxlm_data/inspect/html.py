@@ -127,10 +127,9 @@ def number_form(values: Iterable[Any]) -> str:
     return "{:.4f}" if max(map(abs, numbers)) < 10 else "{:,.2f}"
 
 
-def details(summary: str, content: str, is_open: bool = False) -> str:
+def details(summary: str, content: str) -> str:
     """Returns what is shown when its line is clicked."""
-    state = " open" if is_open else ""
-    return f"<details{state}><summary>{escape(summary)}</summary>\n{content}</details>\n"
+    return f"<details><summary>{escape(summary)}</summary>\n{content}</details>\n"
 
 
 def figure(svg: str, caption: str) -> str:

@@ -29,7 +29,7 @@ from megaxlm_data.inspect.lengths import LengthHistogram, length_histograms
 from megaxlm_data.inspect.overlap import Overlap, find_overlap
 from megaxlm_data.inspect.page_tables import counts_table, generic, subset_table
 from megaxlm_data.inspect.plots.canvas import Plot, drawing, short, to_svg
-from megaxlm_data.inspect.plots.matrix import overlap_plot, pair_plot
+from megaxlm_data.inspect.plots.matrix import MAX_SIDE, overlap_plot, pair_plot
 from megaxlm_data.inspect.plots.quality import (
     compression_plot,
     drop_plot,
@@ -303,10 +303,8 @@ class _Sections:
         top = table("Languages that share most documents", columns, rows[:_MAX_PAIRS])
         parts = [
             paragraph(text),
-            self._figure(
-                overlap_plot(whole), f"{len(whole):,} pairs of languages share documents."
-            ),
-            details(f"The {min(len(rows), _MAX_PAIRS)} pairs that share most", top),
+            self._figure(overlap_plot(whole), _overlap_caption(whole)),
+            details("The pairs that share most", top),
         ]
         if leaks:
             columns = [Column("validation of", None), Column("in training of", None)]
@@ -325,7 +323,10 @@ class _Sections:
             pairs[subset.langs[0], subset.langs[1]] += subset.rows
         if not pairs:
             return []
-        caption = f"{sum(pairs.values()):,} sentence pairs of {len(pairs):,} pairs of languages."
+        caption = (
+            f"{sum(pairs.values()):,} training pairs. Rows are the fewest languages that all "
+            f"bitext has one of, at most {MAX_SIDE}."
+        )
         return [self._figure(pair_plot(pairs), caption)]
 
     def _more(self) -> list[str]:
@@ -354,6 +355,14 @@ class _Sections:
 
             parts.append(details("Settings of the build", f"<pre>{escape(text)}</pre>\n"))
         return parts
+
+
+def _overlap_caption(shared: Mapping[tuple[str, str], int]) -> str:
+    languages = {lang for pair in shared for lang in pair}
+    text = f"{len(languages):,} languages share documents with another one."
+    if len(languages) > MAX_SIDE:
+        text += f" The {MAX_SIDE} that share most are shown."
+    return text
 
 
 def _size(subset: SubsetReport) -> Size:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from megaxlm_data.pipeline import build
-from megaxlm_data.shard_scan import open_columns
+from megaxlm_data.shard_scan import _count_bytes, open_columns
 from megaxlm_data.verify import verify
 from megaxlm_data.verify.document_ids import check_document_ids
 from megaxlm_data.writers.shards import EncodedSide, write_shard
@@ -229,6 +229,15 @@ def test_hugging_face_files_that_say_otherwise_are_found(dataset):
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",
     ]
+
+
+def test_bytes_are_counted_wherever_they_stand_in_the_vocabulary():
+    values = np.random.default_rng(0).integers(0, 40, 5000).astype(np.uint32)
+    for places in ([], [7], [3, 4, 5, 6], [3, 4, 9], [30, 2]):
+        is_byte = np.zeros(50, np.bool_)
+        is_byte[places] = True
+        expected = sum(int(value) in places for value in values)
+        assert _count_bytes(values, is_byte, np.flatnonzero(is_byte)) == expected
 
 
 def test_threads_change_nothing(dataset):
