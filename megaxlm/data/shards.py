@@ -8,7 +8,8 @@
 A shard is an uncompressed Arrow IPC file of exactly one record batch, so that memory mapping it
 gives the token values and the list offsets (= cumulative token counts) as plain NumPy views.
 Token rows carry no special tokens. `text_bytes` counts the UTF-8 bytes of the normalised text
-that the tokens encode.
+that the tokens encode. The schema's metadata may hold `content_xxh3`, a checksum of the columns by
+which `megaxlm data verify --repair` knows a sound shard without the index; nobody else reads it.
 """
 
 from __future__ import annotations

@@ -1,22 +1,16 @@
-"""`megaxlm data inspect`: what a data set holds, language by language."""
+"""What a data set holds, language by language, as its index tells."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from megaxlm.data.shards import DatasetIndex, Split, Subset, read_index
 
-from megaxlm.data.shards import SPLITS, DatasetIndex, Split, Subset, read_index
-
+_OWN_STATISTICS = {"digest", "settings", "cleaning", "counts", "absent"}
 _UNSPACED_ABOVE = 0.3  # share of characters in scripts without spaces: no words to count
-_WIDE = 10_000  # columns: a table in a file or a pipe is never cut
 
 
 @dataclass(frozen=True)
@@ -26,8 +20,8 @@ class LanguageReport:
     lang: str
     tokens: int
     text_bytes: int
-    tokens_per_word: float | None  # None where the script has no spaces between words
-    tokens_per_char: float
+    tokens_per_word: float | None  # None without spaces between words, or in a repaired index
+    tokens_per_char: float | None  # None in a repaired index: the build counted characters
     bytes_per_token: float
     unknown_rate: float  # <unk> among tokens
     byte_fallback_rate: float  # single bytes among tokens
@@ -60,6 +54,8 @@ class InspectReport:
     tokens: int  # for the epochs
     subsets: tuple[SubsetReport, ...]
     cleaning: dict[str, Any]  # read, dropped by reason, duplicates, by language or pair
+    statistics: dict[str, Any]  # whatever else the build told of, such as `tokenizer_report`
+    absent: tuple[str, ...]  # statistics that were lost with an index that has been repaired
 
     def to_json(self) -> str:
         """Returns the report as JSON."""
@@ -104,6 +100,8 @@ def inspect(directory: Path, alpha: float = 0.3, tokens: int | None = None) -> I
         tokens=tokens or sum(s.tokens for s in index.subsets if s.split == "train"),
         subsets=tuple(reports),
         cleaning=index.build.get("cleaning", {}),
+        statistics={k: v for k, v in index.build.items() if k not in _OWN_STATISTICS},
+        absent=tuple(index.build.get("absent", ())),
     )
 
 
@@ -133,78 +131,14 @@ def _subset_report(
 
 
 def _language_report(lang: str, counts: dict[str, int], unspaced: bool) -> LanguageReport:
-    tokens = counts["tokens"]
+    tokens, words, chars = counts["tokens"], counts.get("words"), counts.get("chars")
     return LanguageReport(
         lang=lang,
         tokens=tokens,
         text_bytes=counts["text_bytes"],
-        tokens_per_word=None if unspaced else tokens / max(1, counts["words"]),
-        tokens_per_char=tokens / max(1, counts["chars"]),
+        tokens_per_word=None if unspaced or words is None else tokens / max(1, words),
+        tokens_per_char=None if chars is None else tokens / max(1, chars),
         bytes_per_token=counts["text_bytes"] / max(1, tokens),
         unknown_rate=counts["unknown"] / max(1, tokens),
         byte_fallback_rate=counts["byte_fallback"] / max(1, tokens),
     )
-
-
-def render(report: InspectReport) -> str:
-    """Returns the report as tables for a terminal."""
-    parts = [
-        f"{report.directory}: vocabulary {report.vocab_size:,}, tokenizer "
-        f"{report.tokenizer_sha256[:12]}\n"
-    ]
-    for split in SPLITS:
-        for bitext in (False, True):
-            subsets = [s for s in report.subsets if (s.split, s.is_bitext) == (split, bitext)]
-            if subsets:
-                parts.append(_table(report, subsets, split, bitext))
-    return "\n".join(parts)
-
-
-def _table(
-    report: InspectReport, subsets: Sequence[SubsetReport], split: Split, bitext: bool
-) -> str:
-    kind = "pairs" if bitext else "documents"
-    table = Table(title=f"{split}: {kind}", box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("pair" if bitext else "lang")
-    headings = [kind, "tokens", "bytes", "tok/word", "tok/char", "bytes/tok", "unk", "byte"]
-    if split == "train":
-        headings += [f"share a={report.alpha:g}", "epochs"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for subset in subsets:
-        languages = subset.languages
-        cells = [
-            subset.name,
-            f"{subset.documents:,}",
-            f"{subset.tokens:,}",
-            f"{subset.text_bytes:,}",
-            _both(
-                "-" if x.tokens_per_word is None else f"{x.tokens_per_word:.2f}" for x in languages
-            ),
-            _both(f"{x.tokens_per_char:.3f}" for x in languages),
-            _both(f"{x.bytes_per_token:.2f}" for x in languages),
-            _both(f"{x.unknown_rate:.3%}" for x in languages),
-            _both(f"{x.byte_fallback_rate:.2%}" for x in languages),
-        ]
-        if split == "train":
-            cells += [f"{subset.sampling_share:.2%}", f"{subset.epochs:.2f}"]
-        table.add_row(*cells)
-    if len(subsets) > 1:
-        total = ["all", *(f"{sum(column):,}" for column in _columns(subsets))]
-        table.add_section()
-        table.add_row(*total, *[""] * (len(headings) + 1 - len(total)))
-    text = io.StringIO()
-    Console(file=text, width=_WIDE, force_terminal=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-
-
-def _both(cells: Iterable[str]) -> str:
-    return " / ".join(cells)
-
-
-def _columns(subsets: Sequence[SubsetReport]) -> list[list[int]]:
-    return [
-        [subset.documents for subset in subsets],
-        [subset.tokens for subset in subsets],
-        [subset.text_bytes for subset in subsets],
-    ]
