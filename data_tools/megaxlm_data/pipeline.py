@@ -44,6 +44,7 @@ from megaxlm_data.stages.clean import CleanReport, clean
 from megaxlm_data.stages.encode import encode
 from megaxlm_data.stages.plan import Plan, make_plan
 from megaxlm_data.stages.select import Selection, select
+from megaxlm_data.stages.tokens import token_statistics
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
 from megaxlm_data.workers import WorkerPool, available_cpus
 from megaxlm_data.writers.assembler import CountedShard
@@ -131,6 +132,8 @@ def _run_stages(
         if shards[group.name, split]
     )
     statistics = _statistics(plan, config, reports, selections, shards)
+    unspaced = {name: each["unspaced_share"] for name, each in statistics["cleaning"].items()}
+    statistics["tokenizer"] = token_statistics(config.output, plan, tokenizer, shards, unspaced)
     return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
 
 
