@@ -63,7 +63,8 @@ _NORMAL, _BYTE = 1, 6  # ModelProto.SentencePiece.Type
 _WORD_START = "\u2581"
 _SPECIAL = (BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN)
 _NEVER = 1_000.0  # further below the lowest score than the pieces of any such name together
-_BESIDE_NOT_ASCII = r"(?=[^\x00-\x7f])|(?<=[^\x00-\x7f])"
+# Not before the first character: `tokenizers` cannot remove that one again.
+_BESIDE_NOT_ASCII = r"(?<=[\s\S])(?=[^\x00-\x7f])|(?<=[^\x00-\x7f])"
 # Both are control characters to the rules for graphemes; the second is no assigned character.
 _SEPARATORS = ("\x01", "\U000e0000")
 
