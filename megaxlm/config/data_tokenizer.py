@@ -17,6 +17,9 @@ class ExtensionConfig(Section):
     """
 
     pieces: int = Field(ge=1)
+    # Of the base's mixture of languages that the new ones are taken to be: more of it gives them
+    # slightly fewer tokens, less of it leaves more text of the old languages encoded as before.
+    share: float = Field(default=0.01, gt=0, le=1)
 
 
 class TokenizerConfig(Section):

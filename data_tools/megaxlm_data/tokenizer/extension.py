@@ -1,17 +1,23 @@
 """Adds pieces for new languages to a published Unigram model.
 
 A model is trained on a sample of the new languages. Of its pieces those that the base lacks are
-candidates, and those that save most tokens are taken: the probability of a piece times the tokens
-that the base spends on it beyond one; a character that the base does not know counts for three
-more, as its bytes would.
+candidates. Letters that the base does not know are taken first: without them their text is
+`<unk>`. Then those that save most tokens: the probability of a piece times the tokens that the base
+spends on it beyond one, where a character that it does not know counts for three more, as its
+bytes would.
 
 Scores are log-probabilities, the base's of its own mixture of languages, the new ones of the new
 languages alone. Both models hold some pieces (letters, digits, names): the median difference of
 their scores, each weighed by its probability in the new text, is the distance between the two
-scales, and the new pieces are shifted by it. A new piece then competes with the base's as a piece
-of a further language of the mixture would. No score falls below the base's lowest, which sentence-
-piece takes its penalty for unknown characters from: text that has no new piece in it is encoded as
-before.
+scales. New pieces are shifted by it, and by the logarithm of `share`, the part of the mixture that
+the new languages are taken to be: they compete as the pieces of a further small language would.
+A smaller share leaves more old text as it was: with 8,000 pieces for 12 languages added to 64,000
+of 150, shares of 1, 0.1, 0.01 and 0.001 left 86, 91, 96 and 98% of old lines unchanged (99.3, 99.5,
+99.8 and 99.9% of words), while Yoruba went from 3.05 tokens a word to 1.92, 1.93, 1.93 and 2.05 and
+Basque from 3.03 to 2.56, 2.57, 2.61 and 2.72 (FLORES and NTREX, every tenth line).
+
+No score falls below the base's lowest, from which sentencepiece takes its penalty for unknown
+characters: text that has no new piece in it is encoded as before.
 
 New pieces follow the base's in the file. All ids of the base stay but that of `<mask>`, which is
 the last by XLM-R's layout (`megaxlm.config.vocabulary_extension`).
@@ -39,6 +45,7 @@ _SCORE_STEP = 64  # as `training` rounds
 class _Candidate:
     piece: str
     score: float  # in the base's scale
+    is_letter: bool  # one character that the base has no piece for
     gain: float  # tokens saved, for each token of the sample
     made_of: list[int]  # pieces of the base's file, without unknown ones
 
@@ -49,7 +56,7 @@ def pool_size(pieces: int) -> int:
 
 
 def extend_model(
-    base: bytes, learned: bytes, pieces: int, where: Path
+    base: bytes, learned: bytes, pieces: int, where: Path, share: float = 0.01
 ) -> tuple[bytes, VocabularyExtension]:
     """Adds the most useful pieces of one model to another.
 
@@ -58,6 +65,7 @@ def extend_model(
         learned: Of a model trained on the new languages.
         pieces: How many to add.
         where: What to call the base in an error.
+        share: Of the mixture of languages that the new ones are taken to be.
 
     Returns:
         The content of the extended model file, and the record of what was done.
@@ -74,13 +82,13 @@ def extend_model(
     new: Any = model_pb2.ModelProto()  # type: ignore[attr-defined]
     new.ParseFromString(learned)
 
-    candidates = _candidates(proto, new)
+    candidates = _candidates(proto, new, share)
     if len(candidates) < pieces:
         raise UserError(
             f"tokenizer.extend.pieces: {pieces} is more than this text has pieces for that "
             f"{where} lacks: set it to at most {len(candidates)}, or give more text"
         )
-    candidates.sort(key=lambda each: (-each.gain, each.piece))
+    candidates.sort(key=lambda each: (not each.is_letter, -each.gain, each.piece))
     taken = sorted(candidates[:pieces], key=lambda each: (-each.score, each.piece))
 
     base_pieces = len(proto.pieces)
@@ -98,12 +106,12 @@ def extend_model(
     return content, record
 
 
-def _candidates(base: Any, learned: Any) -> list[_Candidate]:
+def _candidates(base: Any, learned: Any, share: float) -> list[_Candidate]:
     scores = {piece.piece: piece.score for piece in base.pieces if piece.type == _NORMAL}
     names = {piece.piece for piece in base.pieces} | {PAD_TOKEN, MASK_TOKEN}
     lowest = min(scores.values())
     pieces = [piece for piece in learned.pieces if piece.type == _NORMAL]
-    shift = _shift(scores, [(piece.piece, piece.score) for piece in pieces])
+    shift = _shift(scores, [(piece.piece, piece.score) for piece in pieces]) + math.log(share)
     fresh = [piece for piece in pieces if piece.piece not in names]
     encoder = _plain_encoder(base)
     kinds = [piece.type for piece in base.pieces]
@@ -116,11 +124,14 @@ def _candidates(base: Any, learned: Any) -> list[_Candidate]:
             if score <= sum(base.pieces[part].score for part in ids):
                 continue
         saved = len(ids) - 1
+        is_letter = len(piece.piece) == 1 and not known
         if len(known) < len(ids):  # then there are no byte pieces either
             lost = len(piece.piece) - sum(len(base.pieces[part].piece) for part in known)
             saved += _UNKNOWN_CHARACTER * lost
-        found.append(_Candidate(piece.piece, score, math.exp(piece.score) * saved, known))
-    return [each for each in found if each.gain > 0]
+        if saved:
+            gain = math.exp(piece.score) * saved
+            found.append(_Candidate(piece.piece, score, is_letter, gain, known))
+    return found
 
 
 def _shift(base: dict[str, float], learned: list[tuple[str, float]]) -> float:

@@ -84,7 +84,8 @@ def extend_tokenizer(
         update={"vocab_size": pool_size(config.extend.pieces), "byte_fallback": False}
     )
     learned = train_model(sentences, pool, seed, workers, extremely_large, at_most=True)
-    content, record = extend_model(base, learned, config.extend.pieces, path)
+    wanted = config.extend
+    content, record = extend_model(base, learned, wanted.pieces, path, wanted.share)
     files = {MODEL_NAME: content, EXTENSION_NAME: (record.model_dump_json() + "\n").encode()}
     _write_folder(files, out_dir, normalization)
 

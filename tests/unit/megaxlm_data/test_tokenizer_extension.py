@@ -112,6 +112,23 @@ def test_scores_lie_on_the_scale_of_the_base(base, extended):
     assert max(new[len(old) :]) < max(old)
 
 
+def test_a_smaller_share_scores_new_pieces_lower_and_keeps_more_old_text(base):
+    words = "".join(OLD)  # the new language is made of pieces of the old one's words
+    words = [words[start : start + 7] for start in range(0, 56, 7)]
+    learned = train_model(lines(words, 400), TokenizerConfig(vocab_size=10_300), 0, 1, at_most=True)
+    before = sentencepiece.SentencePieceProcessor(model_file=str(base))
+    old, unchanged, highest = lines(OLD, 300, seed=3), [], []
+    for share in (1.0, 1e-2):
+        content, record = extend_model(base.read_bytes(), learned, 12, base, share)
+        after = sentencepiece.SentencePieceProcessor(model_proto=content)
+        pairs = zip(before.Encode(old), after.Encode(old), strict=True)
+        unchanged.append(sum(a == b for a, b in pairs))
+        first = record.base_vocab_size - 2
+        highest.append(max(after.GetScore(i) for i in range(first, first + 12)))
+    assert highest[1] < highest[0] - 1
+    assert unchanged[1] >= unchanged[0]
+
+
 def test_hugging_face_reads_the_same_ids(extended):
     from transformers import AutoTokenizer
 
