@@ -16,9 +16,10 @@ from megaxlm.errors import CorruptDataError, UserError
 MODEL = "sentencepiece.bpe.model"
 OLD = "the boat crosses a wide lake while small birds sing over the calm water at dawn".split()
 # An invented language with its own words in known letters, and one in letters of its own.
-NEW = "kumbalu tsirake wonfalemu bekitsu hamorila tsirakemu kumbaluwe fenolitsa".split()
+SYLLABLES = "kum ba lu tsi ra ke won fa le mu be kit su ha mo ri".split()
+NEW = ["".join(random.Random(seed).choices(SYLLABLES, k=4)) for seed in range(40)]
 GEORGIAN = "ტბაზე ნავი მიცურავს პატარა ჩიტები მღერიან წყალი წყნარია გათენებისას".split()
-CONFIG = TokenizerConfig(model="base", extend={"pieces": 24})
+CONFIG = TokenizerConfig(model="base", extend={"pieces": 60})
 
 
 def lines(words, count, seed=0):
@@ -59,12 +60,12 @@ def extended(base):
 
 def test_every_id_but_that_of_the_mask_stays(base, extended):
     before, after = Tokenizer(base), Tokenizer(extended / MODEL)
-    assert after.vocab_size == before.vocab_size + 24
+    assert after.vocab_size == before.vocab_size + 60
     for token in range(before.mask_id):
         assert after.piece(token) == before.piece(token)
     assert after.piece(after.mask_id) == "<mask>" == before.piece(before.mask_id)
     new = [after.piece(token) for token in range(before.mask_id, after.mask_id)]
-    assert len(set(new)) == 24
+    assert len(set(new)) == 60
     assert not set(new) & {before.piece(token) for token in range(before.vocab_size)}
 
 
@@ -74,7 +75,7 @@ def test_new_languages_take_fewer_tokens_and_old_text_stays_as_it_was(base, exte
     georgian = lines(GEORGIAN, 50, seed=1)
     assert after.encode_batch(old) == before.encode_batch(old)
     tokens = [sum(map(len, tokenizer.encode_batch(new))) for tokenizer in (before, after)]
-    assert tokens[1] < 0.5 * tokens[0]
+    assert tokens[1] < 0.6 * tokens[0]
     unknown = [
         sum(row.count(3) for row in tokenizer.encode_batch(georgian))
         for tokenizer in (before, after)
@@ -98,7 +99,7 @@ def test_the_record_says_what_each_new_piece_was_made_of(base, extended):
             assert text == piece
             assert len(parts) > 1
             spelled += 1
-    assert spelled >= 8
+    assert spelled >= 25
 
 
 def test_scores_lie_on_the_scale_of_the_base(base, extended):
@@ -113,8 +114,8 @@ def test_scores_lie_on_the_scale_of_the_base(base, extended):
 
 
 def test_a_smaller_share_scores_new_pieces_lower_and_keeps_more_old_text(base):
-    words = "".join(OLD)  # the new language is made of pieces of the old one's words
-    words = [words[start : start + 7] for start in range(0, 56, 7)]
+    letters = "".join(OLD)  # the new language is made of pieces of the old one's words
+    words = [letters[start : start + 4 + start % 4] for start in range(0, 56, 2)]
     learned = train_model(lines(words, 400), TokenizerConfig(vocab_size=10_300), 0, 1, at_most=True)
     before = sentencepiece.SentencePieceProcessor(model_file=str(base))
     old, unchanged, highest = lines(OLD, 300, seed=3), [], []
@@ -125,7 +126,7 @@ def test_a_smaller_share_scores_new_pieces_lower_and_keeps_more_old_text(base):
         unchanged.append(sum(a == b for a, b in pairs))
         first = record.base_vocab_size - 2
         highest.append(max(after.GetScore(i) for i in range(first, first + 12)))
-    assert highest[1] < highest[0] - 1
+    assert highest[1] < highest[0]
     assert unchanged[1] >= unchanged[0]
 
 
@@ -139,7 +140,7 @@ def test_hugging_face_reads_the_same_ids(extended):
 
 
 def test_an_extended_tokenizer_can_be_extended_and_installed(extended, tmp_path):
-    config = TokenizerConfig(model=extended, extend={"pieces": 5})
+    config = TokenizerConfig(model=extended, extend={"pieces": 12})
     words = "ναυτικο λιμανι θαλασσα κυματα νησι".split()
     out = tmp_path / "again"
     extend_tokenizer(extended, lines(words, 200), config, out, seed=0, workers=1)
@@ -152,7 +153,8 @@ def test_an_extended_tokenizer_can_be_extended_and_installed(extended, tmp_path)
 def test_bytes_of_the_base_give_way_to_new_letters(tmp_path):
     base = base_model(tmp_path / MODEL, byte_fallback=True, vocab_size=360)
     out = tmp_path / "out"
-    extend_tokenizer(base, lines(GEORGIAN, 200), CONFIG, out, seed=0, workers=1)
+    config = TokenizerConfig(model=base, extend={"pieces": 25})
+    extend_tokenizer(base, lines(GEORGIAN, 200), config, out, seed=0, workers=1)
     before, after = Tokenizer(base), Tokenizer(out / MODEL)
     text = " ".join(GEORGIAN)
     assert len(after.encode(text)) < 0.3 * len(before.encode(text))
