@@ -8,6 +8,7 @@ import torch
 from megaxlm.checkpoint.exchange import export_checkpoint, import_hf
 from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.checkpoint.resolve import load_model, load_weights
+from megaxlm.cli import main
 from megaxlm.errors import UserError
 
 FAMILIES = ["xlm-roberta", "xlm-roberta-xl"]
@@ -181,7 +182,8 @@ def test_an_import_grows_to_an_extended_tokenizer(make_run, tmp_path):
     )
     (extended / EXTENSION_NAME).write_text(record.model_dump_json())
 
-    import_hf(published, tmp_path / "grown", extended)
+    grown = ["import", str(published), str(tmp_path / "grown"), "--tokenizer", str(extended)]
+    assert main(grown) == 0
     old, new = load_model(published), load_model(tmp_path / "grown")
     assert new.config.vocab_size == new.tokenizer.vocab_size == base.vocab_size + 2
     assert new.tokenizer.encode("catdog") == [base.mask_id]
