@@ -212,6 +212,12 @@ def _parser() -> argparse.ArgumentParser:
     bring = add(verbs, "import", _import, "Start from a published XLM-R model.")
     bring.add_argument("hf_dir", type=Path, metavar="HF_DIR")
     bring.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    bring.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="an extension of the model's tokenizer: the embeddings are grown to it",
+    )
     return parser
 
 
@@ -383,7 +389,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     from megaxlm.checkpoint.exchange import import_hf
 
-    import_hf(arguments.hf_dir, arguments.out_dir)
+    import_hf(arguments.hf_dir, arguments.out_dir, arguments.tokenizer)
     print(f"imported {arguments.hf_dir} to {arguments.out_dir}; use it as init_from")
     return EXIT_DONE
 

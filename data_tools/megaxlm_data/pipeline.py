@@ -50,6 +50,7 @@ from megaxlm_data.stages.encode import encode
 from megaxlm_data.stages.plan import Inputs, Plan, find_inputs
 from megaxlm_data.stages.rejected import REJECTED_NAME, merge_samples, write_samples
 from megaxlm_data.stages.select import Selection, select
+from megaxlm_data.stages.tokens import token_statistics
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
 from megaxlm_data.workers import WorkerPool, available_cpus
 from megaxlm_data.writers.assembler import CountedShard
@@ -159,6 +160,8 @@ def _run_stages(
     )
     statistics = _statistics(made, config, selections, shards)
     _report_rejected(inputs, statistics, config, cleaned)
+    unspaced = {name: each["unspaced_share"] for name, each in statistics["cleaning"].items()}
+    statistics["tokenizer"] = token_statistics(config.output, plan, tokenizer, shards, unspaced)
     return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from megaxlm.checkpoint.fragments import WEIGHTS_PREFIX, whole
+from megaxlm.checkpoint.hf_tokenizer import TextTokenizer
 from megaxlm.checkpoint.manifest import sha256_of
 from megaxlm.checkpoint.resolve import (
     SENTENCEPIECE_NAME,
@@ -17,9 +18,12 @@ from megaxlm.checkpoint.resolve import (
     load_weights,
 )
 from megaxlm.checkpoint.writer import CheckpointWriter
+from megaxlm.config.vocabulary_extension import EXTENSION_NAME, VocabularyExtension, read_extension
 from megaxlm.data.shards import TOKENIZER_DIR, sync_directory
+from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 from megaxlm.model.hf import read_hf_folder, write_hf_folder
+from megaxlm.model.vocabulary import grow_vocabulary
 
 # What a Hugging Face folder may hold of its tokenizer.
 TOKENIZER_FILES = (
@@ -53,7 +57,7 @@ def export_checkpoint(path: Path, out_dir: Path, *, averaged: bool = False) -> N
     write_hf_folder(out_dir, weights.config, weights.parameters, files)
 
 
-def import_hf(hf_dir: Path, out_dir: Path) -> None:
+def import_hf(hf_dir: Path, out_dir: Path, tokenizer_dir: Path | None = None) -> None:
     """Writes a published model as a weights-only checkpoint, good for `init_from` and evaluation.
 
     It is `OUT_DIR/checkpoints/step-00000000/` and `OUT_DIR/tokenizer/`, made under a hidden name
@@ -62,9 +66,12 @@ def import_hf(hf_dir: Path, out_dir: Path) -> None:
     Args:
         hf_dir: A Hugging Face folder of the XLM-R family with safetensors and a tokenizer.
         out_dir: Must not exist, or be empty.
+        tokenizer_dir: An extension of the model's tokenizer (`tokenizer.extend` of a data set's
+            recipe); the embeddings are grown to it, and it is what `out_dir` holds.
 
     Raises:
-        UserError: The model is of another family, has no tokenizer, or `out_dir` is taken.
+        UserError: The model is of another family, has no tokenizer, or `out_dir` is taken; or
+            `tokenizer_dir` holds no extension of its tokenizer.
         CorruptDataError: A file of the folder is damaged.
     """
     out_dir = out_dir.absolute()
@@ -72,8 +79,13 @@ def import_hf(hf_dir: Path, out_dir: Path) -> None:
         raise UserError(f"{out_dir}: already there and not an empty folder; name another")
     config, parameters = read_hf_folder(hf_dir)
     weights = Weights(config, parameters, Source("huggingface", hf_dir, hf_dir), None, {})
-    load_tokenizer(weights)
-    model_path = hf_dir / SENTENCEPIECE_NAME
+    base = load_tokenizer(weights)
+    if tokenizer_dir is not None:
+        extension = read_extension(tokenizer_dir)
+        _check_extension(base, extension, tokenizer_dir, hf_dir)
+        config, parameters = grow_vocabulary(parameters, config, extension)
+    tokenizer_files = tokenizer_dir or hf_dir
+    model_path = tokenizer_files / SENTENCEPIECE_NAME
     shared = {
         "model": config.model_dump(mode="json"),
         "tokenizer_sha256": sha256_of(model_path) if model_path.is_file() else None,
@@ -85,8 +97,8 @@ def import_hf(hf_dir: Path, out_dir: Path) -> None:
             shutil.rmtree(partial)
         (partial / TOKENIZER_DIR).mkdir(parents=True)
         for name in TOKENIZER_FILES:
-            if (hf_dir / name).is_file():
-                _copy_synced(hf_dir / name, partial / TOKENIZER_DIR / name)
+            if (tokenizer_files / name).is_file():
+                _copy_synced(tokenizer_files / name, partial / TOKENIZER_DIR / name)
         sync_directory(partial / TOKENIZER_DIR)
         fragments = (whole(WEIGHTS_PREFIX + name, value) for name, value in parameters.items())
         CheckpointWriter(partial).save(0, fragments, {}, shared)
@@ -101,6 +113,29 @@ def import_hf(hf_dir: Path, out_dir: Path) -> None:
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_extension(
+    base: TextTokenizer, extension: VocabularyExtension, tokenizer_dir: Path, hf_dir: Path
+) -> None:
+    """Refuses an extension of another tokenizer: every id but that of the mask is compared."""
+    extended = Tokenizer(tokenizer_dir / SENTENCEPIECE_NAME)
+    if extended.vocab_size != extension.vocab_size:
+        raise UserError(
+            f"{tokenizer_dir / EXTENSION_NAME}: made for {extension.vocab_size} tokens, the model "
+            f"beside it has {extended.vocab_size}; build the tokenizer again"
+        )
+    sizes = (base.vocab_size, extension.base_vocab_size)
+    other = None if sizes[0] == sizes[1] else f"it has {sizes[0]} tokens instead of {sizes[1]}"
+    for token in range(0 if other else base.mask_id):
+        if base.piece(token) != extended.piece(token):
+            other = f"id {token} is {base.piece(token)!r} and not {extended.piece(token)!r}"
+            break
+    if other:
+        raise UserError(
+            f"{tokenizer_dir}: is not made from the tokenizer of {hf_dir} ({other}); name that "
+            "model in tokenizer.model of the data set's recipe"
+        )
 
 
 def _tokenizer_files(directory: Path) -> list[Path]:

@@ -113,7 +113,8 @@ def _refuse_unfit(
         raise UserError(
             f"init_from {config.init_from}: trained with another tokenizer than "
             f"{config.data.path} has; build the data set with that one (tokenizer.model in its "
-            "recipe)"
+            "recipe), or, if the data set's is an extension of it, name what `megaxlm import "
+            "--tokenizer` makes"
         )
     mine = parameter_shapes(config.model)
     for name in sorted(mine.keys() | theirs.keys()):

@@ -144,6 +144,7 @@ def test_a_misspelt_key_is_answered_with_the_right_one(run: Run, corpus: Path) -
         ["evaluate", "/nowhere", "--task", "perplexity"],
         ["export", "/nowhere", "/tmp/never-written"],
         ["import", "/nowhere", "/tmp/never-written"],
+        ["import", "/nowhere", "/tmp/never-written", "--tokenizer", "/nowhere"],
         ["data", "sample", "/tmp/never-written", "--languages", "en,xx"],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),

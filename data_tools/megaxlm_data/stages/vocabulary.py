@@ -1,7 +1,9 @@
-"""Stage 4: the tokenizer, an existing one or one trained on a balanced sample of the clean text.
+"""Stage 4: the tokenizer: an existing one, one trained here, or an existing one with new pieces.
 
-Languages are sampled with p ~ bytes^alpha (XLM-R, arXiv:1911.02116, section 3.1). A small language
-gets its share by repetition, at most `MAX_REPEATS` times; what it cannot take goes to the others.
+What is trained is trained on a balanced sample of the clean text. Languages are sampled with
+p ~ weight x bytes^alpha (XLM-R, arXiv:1911.02116, section 3.1). A small language gets its share by
+repetition, at most `MAX_REPEATS` times; what it cannot take, or a cap keeps from it, goes to the
+others.
 Whether a sentence is drawn depends on the seed, its document's hash and its place in it alone.
 Validation documents are left out.
 """
@@ -9,7 +11,7 @@ Validation documents are left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,23 @@ from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport
 from megaxlm_data.stages.plan import Plan, digest_of, model_digest
 from megaxlm_data.stages.select import Block, Selection, blocks_of, is_validation
-from megaxlm_data.tokenizer import install_tokenizer, sampling_quota, train_tokenizer
+from megaxlm_data.tokenizer import (
+    extend_tokenizer,
+    install_tokenizer,
+    sampling_quota,
+    train_tokenizer,
+)
+from megaxlm_data.tokenizer.memory import (
+    available_memory,
+    is_extremely_large,
+    sample_within,
+    training_memory,
+)
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.cleaned import open_cleaned
 
 MAX_REPEATS = 5
 _BYTES_PER_SENTENCE = 300  # what `max_sentences` allows for on average
-_TRAINING_MEMORY_RATIO = 25  # measured, on samples of 1 to 10 MB of Latin, Han and Burmese text
 
 
 @dataclass(frozen=True)
@@ -59,13 +71,16 @@ def ensure_tokenizer(
     Raises:
         UserError: The tokenizer in the data set is another than the one the build began with.
     """
-    model = config.tokenizer.model
+    settings = config.tokenizer
     path = tokenizer_path(config.output)
-    if model is not None:
-        digest = digest_of([model_digest(model), config.normalization])
-    else:
+    trains = settings.model is None or settings.extend is not None
+    parts: list[Any] = [] if settings.model is None else [model_digest(settings.model)]
+    if trains:
         selected = [selections[group.name].digest for group in plan.groups]
-        digest = digest_of([selected, config.tokenizer.model_dump(mode="json"), config.seed])
+        parts += [selected, settings.model_dump(mode="json"), config.seed]
+    else:
+        parts.append(config.normalization)
+    digest = digest_of(parts)
     done = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
     if done.get("digest") == digest and path.exists():
         tokenizer = Tokenizer(path)
@@ -77,24 +92,124 @@ def ensure_tokenizer(
             )
         return tokenizer
     marker.unlink(missing_ok=True)
-    if model is not None:
-        install_tokenizer(model, config.output / TOKENIZER_DIR, config.normalization)
+    folder = config.output / TOKENIZER_DIR
+    if settings.model is not None and not trains:
+        install_tokenizer(settings.model, folder, config.normalization)
     else:
+        shares = _shares(plan, config, selections, progress)
         total = sum(sum(selection.text_bytes) for selection in selections.values())
+        options: dict[str, Any] = {
+            "seed": config.seed,
+            "workers": pool.count,
+            "normalization": config.normalization,
+            "extremely_large": is_extremely_large(shares.expected_bytes),
+        }
         with progress.bar("sample", total, "B") as bar:
-            sentences = _sample(plan, config, selections, reports, cleaned, pool, bar, progress)
-            train_tokenizer(
-                sentences,
-                config.tokenizer,
-                config.output / TOKENIZER_DIR,
-                seed=config.seed,
-                workers=pool.count,
-                normalization=config.normalization,
-            )
+            drawn = _sample(plan, config, selections, reports, cleaned, shares, pool, bar)
+            sentences = _checked(drawn, config, bar, progress)
+            if settings.model is not None:
+                extend_tokenizer(settings.model, sentences, settings, folder, **options)
+            else:
+                train_tokenizer(sentences, settings, folder, **options)
     tokenizer = Tokenizer(path)
     content = {"digest": digest, "sha256": tokenizer.sha256}
     write_atomically(marker, json.dumps(content).encode())
     return tokenizer
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """What each language gives to the sample."""
+
+    quotas: dict[str, int]  # sentences, repetitions counted
+    sentences: dict[str, int]  # that it has
+    expected_bytes: int  # of the whole sample
+
+
+def _shares(
+    plan: Plan, config: DataBuildConfig, selections: dict[str, Selection], progress: Progress
+) -> _Shares:
+    text_bytes: dict[str, int] = {}
+    sentences: dict[str, int] = {}
+    for group in plan.groups:
+        selection = selections[group.name]
+        for lang, size in zip(group.langs, selection.text_bytes, strict=True):
+            text_bytes[lang] = text_bytes.get(lang, 0) + size
+            sentences[lang] = sentences.get(lang, 0) + selection.lines
+    settings = config.tokenizer
+    _refuse_unknown(config, set(sentences))
+    chosen = set(settings.languages or sentences).difference(settings.exclude_languages)
+    cap = settings.max_sentences_per_language
+    available = {
+        lang: min(MAX_REPEATS * count, cap or MAX_REPEATS * count) if lang in chosen else 0
+        for lang, count in sentences.items()
+    }
+
+    def quotas(count: int) -> dict[str, int]:
+        return sampling_quota(text_bytes, settings.alpha, count, available, settings.weights)
+
+    def bytes_of(quota: dict[str, int]) -> float:
+        return sum(quota[lang] * text_bytes[lang] / max(1, sentences[lang]) for lang in quota)
+
+    count = min(settings.max_sentences, sum(sentences[lang] for lang in chosen))
+    quota = quotas(count)
+    # Memory follows bytes: where lines are whole documents, fewer of them are drawn.
+    budget = settings.max_sentences * _BYTES_PER_SENTENCE
+    if settings.max_memory_gb is not None:
+        within = sample_within(int(settings.max_memory_gb * 1e9), settings.model_type)
+        if within < min(budget, bytes_of(quota)):
+            progress.say(
+                f"tokenizer: max_memory_gb {settings.max_memory_gb:g} cuts the sample from "
+                f"{min(budget, bytes_of(quota)) / 1e6:,.1f} to {within / 1e6:,.1f} MB"
+            )
+        budget = min(budget, within)
+    if (expected := bytes_of(quota)) > budget:
+        quota = quotas(max(1, int(count * budget / expected)))
+    return _Shares(quota, sentences, int(bytes_of(quota)))
+
+
+def _refuse_unknown(config: DataBuildConfig, known: set[str]) -> None:
+    settings = config.tokenizer
+    for key, named in (
+        ("languages", settings.languages or []),
+        ("exclude_languages", settings.exclude_languages),
+        ("weights", list(settings.weights)),
+    ):
+        for lang in named:
+            if lang not in known:
+                raise UserError(
+                    f"tokenizer.{key}: there is no text of {lang!r}; the languages of this data "
+                    f"set are {', '.join(sorted(known))} (what is cleaned is kept)"
+                )
+
+
+def _checked(
+    sentences: Iterable[list[str]], config: DataBuildConfig, bar: tqdm[Any], progress: Progress
+) -> Iterator[str]:
+    """Yields the sample; when it is complete, before training, looks whether memory will do."""
+    total = size = chars = 0
+    for drawn in sentences:
+        yield from drawn
+        total += len(drawn)
+        chars += sum(map(len, drawn))
+        size += sum(len(sentence.encode()) for sentence in drawn)
+    bar.close()
+    settings = config.tokenizer
+    # the sample itself is held by now
+    needed, free = training_memory(size, chars, settings.model_type), available_memory() + size
+    what = f"{total:,} sentences of {size / 1e6:,.1f} MB"
+    if needed > free:
+        fitting = int(settings.max_sentences * free / needed)
+        raise UserError(
+            f"tokenizer: training on {what} takes some {needed / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free here: set tokenizer.max_sentences to at most "
+            f"{fitting} (now {settings.max_sentences}), or use a larger machine"
+        )
+    pieces = settings.extend.pieces if settings.extend else settings.vocab_size
+    progress.say(
+        f"tokenizer: training {pieces:,} {'new ' if settings.extend else ''}pieces on {what}; "
+        f"sentencepiece shows no bar and takes some {needed / 1e9:.1f} GB of memory"
+    )
 
 
 def _sample(
@@ -103,32 +218,19 @@ def _sample(
     selections: dict[str, Selection],
     reports: dict[str, CleanReport],
     cleaned: Path,
+    shares: _Shares,
     pool: WorkerPool,
     bar: tqdm[Any],
-    progress: Progress,
-) -> Iterator[str]:
-    text_bytes: dict[str, int] = {}
-    sentences: dict[str, int] = {}
-    for group in plan.groups:
-        selection = selections[group.name]
-        for lang, size in zip(group.langs, selection.text_bytes, strict=True):
-            text_bytes[lang] = text_bytes.get(lang, 0) + size
-            sentences[lang] = sentences.get(lang, 0) + selection.lines
-    limits = config.tokenizer
-    available = {lang: MAX_REPEATS * count for lang, count in sentences.items()}
-    count = min(limits.max_sentences, sum(sentences.values()))
-    quotas = sampling_quota(text_bytes, limits.alpha, count, available=available)
-    # Memory follows bytes: where lines are whole documents, fewer of them are drawn.
-    expected = sum(quotas[lang] * text_bytes[lang] / max(1, sentences[lang]) for lang in quotas)
-    budget = limits.max_sentences * _BYTES_PER_SENTENCE
-    if expected > budget:
-        count = max(1, int(count * budget / expected))
-        quotas = sampling_quota(text_bytes, limits.alpha, count, available=available)
-
+) -> Iterator[list[str]]:
     def tasks() -> Iterator[_SampleTask]:
         for group in plan.groups:
             selection = selections[group.name]
-            rates = tuple(quotas[lang] / max(1, sentences[lang]) for lang in group.langs)
+            rates = tuple(
+                shares.quotas[lang] / max(1, shares.sentences[lang]) for lang in group.langs
+            )
+            if not any(rates):
+                bar.update(sum(selection.text_bytes))
+                continue
             for block in blocks_of(group, reports, cleaned):
                 yield _SampleTask(
                     block,
@@ -138,16 +240,8 @@ def _sample(
                     config.seed,
                 )
 
-    total = size = 0
     for _, drawn in pool.map(_sample_block, tasks(), "tasks", bar.update):
-        yield from drawn
-        total += len(drawn)
-        size += sum(len(sentence.encode()) for sentence in drawn)
-    bar.close()
-    progress.say(
-        f"tokenizer: training {limits.vocab_size:,} pieces on {total:,} sentences; sentencepiece "
-        f"shows no bar and takes some {_TRAINING_MEMORY_RATIO * size / 1e9:.1f} GB of memory"
-    )
+        yield drawn
 
 
 def _sample_block(task: _SampleTask) -> list[str]:

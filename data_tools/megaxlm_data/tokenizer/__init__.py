@@ -4,11 +4,18 @@
 
     sentencepiece.bpe.model     the truth for ids (read by `megaxlm.data.tokenizer`)
     tokenizer.json              the same tokenizer for Hugging Face (see `huggingface`)
-    tokenizer_config.json       its class, `XLMRobertaTokenizer`, and special tokens
+    tokenizer_config.json       its class and special tokens
+    extension.json              of an extended one: what it owes to its base (see `extension`)
 """
 
-from megaxlm_data.tokenizer.folder import install_tokenizer, train_tokenizer
+from megaxlm_data.tokenizer.folder import extend_tokenizer, install_tokenizer, train_tokenizer
 from megaxlm_data.tokenizer.huggingface import write_hf_tokenizer
 from megaxlm_data.tokenizer.sampling import sampling_quota
 
-__all__ = ["install_tokenizer", "sampling_quota", "train_tokenizer", "write_hf_tokenizer"]
+__all__ = [
+    "extend_tokenizer",
+    "install_tokenizer",
+    "sampling_quota",
+    "train_tokenizer",
+    "write_hf_tokenizer",
+]

@@ -1,30 +1,36 @@
 """Writes a SentencePiece model as Hugging Face files that give the same ids.
 
-Two readers of `tokenizer.json` have to agree with sentencepiece:
+Three readers have to agree with sentencepiece:
 
-- `tokenizers`, `TokenizersBackend` and Transformers 4 take the file's whole pipeline.
-- `XLMRobertaTokenizer` of Transformers 5, which `AutoTokenizer` picks for XLM-R, takes only the
-  vocabulary and the character map, and builds the rest itself: split at whitespace, a Unigram
-  model *without* byte fallback.
+- `AutoTokenizer`, `PreTrainedTokenizerFast` and `tokenizers` itself take `tokenizer.json` as it is:
+  the whole pipeline. `tokenizer_config.json` names that class, so that `AutoTokenizer` does not
+  rebuild a pipeline of its own.
+- Transformers 5's `XLMRobertaTokenizer`, if a program names it, takes only the vocabulary and the
+  character map, and builds the rest itself: split at whitespace, a Unigram model *without* byte
+  fallback. It cannot read a BPE model.
 
-Byte fallback therefore lives in the character map: every character that the vocabulary cannot
-spell is mapped to the names of its byte pieces (U+10380 to `<0xF0><0x90><0x8E><0x80>`), and these
-are whole pieces of the best score. That holds for every reader, also for those that ignore
-`byte_fallback` altogether, and survives `save_pretrained`. It costs 8 MB of `tokenizer.json`.
+Unigram. Byte fallback lives in the character map: every character that the vocabulary cannot spell
+is mapped to the names of its byte pieces (U+10380 to `<0xF0><0x90><0x8E><0x80>`), and these are
+whole pieces of the best score. That holds for every reader, also for those that ignore
+`byte_fallback`, and survives `save_pretrained`. It costs 8 MB of `tokenizer.json`.
 
-What still differs from sentencepiece, with the lines that do among 58,970 of 93 languages, NFKC as
-the build leaves them (4.2 million tokens, vocabulary 32,000): 15 in all, for each reader.
+`tokenizers` applies the map grapheme by grapheme and loses what follows the first rule in one, a
+combining mark after a character outside the vocabulary for instance. The pipeline therefore parts
+all that is not ASCII with a control character, which ends a grapheme and which the map removes. A
+rule for a sequence of characters cannot match then, and need not: NFKC has been done before. For
+`nfc` and `none` it has not, so that nothing is parted there.
 
-- 7: a literal `<mask>`, `<s>`, `</s>`, `<unk>` or `<pad>` in a text is the special token (it must
-  be, to fill a mask); a literal `<0x41>` is that byte piece.
-- 4: ties, two segmentations of equal score: `....` is `...` `.` or `.` `...`.
-- 4: a character outside the vocabulary (or U+2581) with a combining mark, five bytes at most
-  together: readers apply the map by grapheme and drop the mark.
+Sums of scores decide between two segmentations, sentencepiece's in 32 bits, Hugging Face's in 64.
+The models that are trained here have scores whose sums are exact in either (see `training`). A
+model that was brought along may have near ties (`....` as `...` `.` or `.` `...`).
 
-Raw text that is not NFKC (decomposed accents, unordered marks) adds 36 lines in
-`XLMRobertaTokenizer`, which may drop a second mark, and 51 in the whole pipeline, which normalises
-first as the build does, so that its ids are those of training. With the model file alone, without
-`tokenizer.json`, `XLMRobertaTokenizer` gives `<unk>` for bytes: 2,726 lines.
+BPE. Scores are ranks; every way to make a piece of two is a merge of its rank. Where one piece can
+be made in two ways at overlapping places sentencepiece takes the left one, Hugging Face the first
+in the list; no text in which that shows has been met.
+
+What differs from sentencepiece is then a literal `<mask>`, `<s>`, `</s>`, `<unk>` or `<pad>` in a
+text, which is the special token (it must be, to fill a mask; `split_special_tokens=True` makes it
+text), and, in a Unigram model, a literal `<0x41>`, which is that byte piece. NUMBERS
 
 `XLMRobertaTokenizer.decode` shows byte pieces by name; `megaxlm.data.tokenizer.Tokenizer.decode`
 and the whole pipeline put the characters together again.
@@ -52,9 +58,15 @@ from megaxlm.errors import UserError
 
 Normalization = Literal["nfkc", "nfc", "none"]
 
-_UNIGRAM = 1  # TrainerSpec.ModelType
+_UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
 _NORMAL, _BYTE = 1, 6  # ModelProto.SentencePiece.Type
 _WORD_START = "\u2581"
+_SPECIAL = (BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN)
+_NEVER = 1_000.0  # further below the lowest score than the pieces of any such name together
+# Not before the first character: `tokenizers` cannot remove that one again.
+_BESIDE_NOT_ASCII = r"(?<=[\s\S])(?=[^\x00-\x7f])|(?<=[^\x00-\x7f])"
+# Both are control characters to the rules for graphemes; the second is no assigned character.
+_SEPARATORS = ("\x01", "\U000e0000")
 
 # Code points that may fall back on bytes: blocks rather than today's assigned characters, so that
 # the file does not depend on Python's Unicode version and next year's emoji are in. Left out:
@@ -72,42 +84,39 @@ def write_hf_tokenizer(model: Path, out_dir: Path, normalization: Normalization 
     """Writes `tokenizer.json` and `tokenizer_config.json` of a SentencePiece model.
 
     Args:
-        model: A Unigram model in XLM-R's layout.
+        model: A Unigram or BPE model in XLM-R's layout.
         out_dir: An existing folder.
         normalization: What the build does to text before it encodes; the pipeline starts with it,
             so that raw text gets the ids that the trainer saw.
 
     Raises:
-        UserError: The model is not a Unigram model in XLM-R's layout.
+        UserError: The model is neither, or not in XLM-R's layout.
         CorruptDataError: The file is not a SentencePiece model.
     """
     from sentencepiece import sentencepiece_model_pb2 as model_pb2
     from tokenizers import AddedToken, Regex, Tokenizer
     from tokenizers import decoders as de
     from tokenizers import normalizers as no
-    from tokenizers.models import Unigram
     from tokenizers.pre_tokenizers import Metaspace
     from tokenizers.processors import TemplateProcessing
 
     MegaxlmTokenizer(model)  # its layout is as it must be
     proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(model.read_bytes())
-    if proto.trainer_spec.model_type != _UNIGRAM:
+    kind = proto.trainer_spec.model_type
+    if kind not in (_UNIGRAM, _BPE):
         raise UserError(
-            f"{model}: not a Unigram model, which XLMRobertaTokenizer needs: train it with "
-            "--model_type=unigram"
+            f"{model}: neither a Unigram nor a BPE model: train it with --model_type=unigram"
         )
-    learned = [(piece.piece, piece.score) for piece in proto.pieces[3:]]
-    special = (BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN)
-    byte_fallback = any(piece.type == _BYTE for piece in proto.pieces)
-    vocabulary = [(token, 0.0) for token in special] + learned + [(MASK_TOKEN, 0.0)]
-    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=UNK, byte_fallback=byte_fallback))
+    tokenizer = Tokenizer(_unigram(proto) if kind == _UNIGRAM else _bpe(proto))
 
+    charsmap, separator = _charsmap(proto, parted=normalization == "nfkc")
     first: dict[str, list[Any]] = {"nfkc": [no.NFKC()], "nfc": [no.NFC()], "none": []}
-    charsmap = _charsmap(proto, byte_fallback)
+    parted = [no.Replace(Regex(_BESIDE_NOT_ASCII), separator)] if separator else []
     tokenizer.normalizer = no.Sequence(
         [
             *first[normalization],
+            *parted,
             *([no.Precompiled(charsmap)] if charsmap else []),
             no.Replace(Regex(" {2,}"), " "),
             no.Replace(Regex("^ | $"), ""),
@@ -124,16 +133,48 @@ def write_hf_tokenizer(model: Path, out_dir: Path, normalization: Normalization 
     )
     # <mask> takes the space before it, as in XLM-R: "is <mask>." is one word and a full stop
     mask = AddedToken(MASK_TOKEN, lstrip=True, normalized=False, special=True)
-    tokenizer.add_special_tokens([*special, mask])
+    tokenizer.add_special_tokens([*_SPECIAL, mask])
     write_atomically(out_dir / "tokenizer.json", tokenizer.to_str().encode())
     write_atomically(out_dir / "tokenizer_config.json", _tokenizer_config())
+
+
+def _unigram(proto: Any) -> Any:
+    from tokenizers.models import Unigram
+
+    learned = [(piece.piece, piece.score) for piece in proto.pieces[3:]]
+    # No path may take a special token's name for text, also where it is not split off before.
+    never = min(score for _, score in learned) - _NEVER
+    special = [(token, never) for token in _SPECIAL]
+    vocabulary = [*special, *learned, (MASK_TOKEN, never)]
+    return Unigram(vocabulary, unk_id=UNK, byte_fallback=_has_bytes(proto))
+
+
+def _bpe(proto: Any) -> Any:
+    from tokenizers.models import BPE
+
+    pieces = [*_SPECIAL, *(piece.piece for piece in proto.pieces[3:]), MASK_TOKEN]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    ranked = [piece for piece in proto.pieces if piece.type == _NORMAL and len(piece.piece) > 1]
+    ranked.sort(key=lambda piece: -piece.score)
+    merges = [
+        (text[:cut], text[cut:])
+        for text in (piece.piece for piece in ranked)
+        for cut in range(1, len(text))
+        if text[:cut] in ids and text[cut:] in ids
+    ]
+    return BPE(ids, merges, unk_token=UNK_TOKEN, fuse_unk=True, byte_fallback=_has_bytes(proto))
+
+
+def _has_bytes(proto: Any) -> bool:
+    return any(piece.type == _BYTE for piece in proto.pieces)
 
 
 def _tokenizer_config() -> bytes:
     mask = {"__type": "AddedToken", "content": MASK_TOKEN, "lstrip": True, "normalized": False}
     mask |= {"rstrip": False, "single_word": False, "special": True}
     content = {
-        "tokenizer_class": "XLMRobertaTokenizer",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
         "bos_token": BOS_TOKEN,
         "cls_token": BOS_TOKEN,
         "eos_token": EOS_TOKEN,
@@ -145,14 +186,18 @@ def _tokenizer_config() -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _charsmap(proto: Any, byte_fallback: bool) -> bytes:
-    """Returns the model's character map, with byte fallback as further rules."""
+def _charsmap(proto: Any, parted: bool) -> tuple[bytes, str]:
+    """Returns the model's character map with byte fallback as further rules, and the separator.
+
+    Without a map there is nothing to part for, and the separator is empty.
+    """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
     original = bytes(proto.normalizer_spec.precompiled_charsmap)
-    if not byte_fallback:
-        return original
+    in_map = proto.trainer_spec.model_type == _UNIGRAM and _has_bytes(proto)
+    if not original and not in_map:
+        return b"", ""
     sentencepiece.set_min_log_level(2)
     rules: dict[str, str] = {}
     if original:
@@ -160,6 +205,22 @@ def _charsmap(proto: Any, byte_fallback: bool) -> bytes:
             normalizer_spec=proto.normalizer_spec.SerializeToString()
         )
         rules = dict(normalizer.Decompile())
+    separator = ""
+    if parted:
+        separator = _SEPARATORS[0 if rules.get(_SEPARATORS[0]) == "" else 1]
+    extended = _with_bytes(proto, rules) if in_map else dict(rules)
+    if separator:
+        extended[separator] = ""
+    if extended == rules:
+        return original, separator
+    compiled = sentencepiece.SentencePieceNormalizer(norm_map=list(extended.items()))
+    spec = model_pb2.NormalizerSpec()  # type: ignore[attr-defined]
+    spec.ParseFromString(compiled.serialized_normalizer_spec())
+    return bytes(spec.precompiled_charsmap), separator
+
+
+def _with_bytes(proto: Any, rules: dict[str, str]) -> dict[str, str]:
+    """Returns the rules with a further one for each character that the vocabulary lacks."""
     spelled = {" "}
     for piece in proto.pieces:
         if piece.type == _NORMAL:
@@ -177,7 +238,4 @@ def _charsmap(proto: Any, byte_fallback: bool) -> bytes:
         for char in map(chr, block):
             if char not in spelled and char not in rules:
                 extended[char] = "".join(bytes_of[byte] for byte in char.encode())
-    compiled = sentencepiece.SentencePieceNormalizer(norm_map=list(extended.items()))
-    spec = model_pb2.NormalizerSpec()  # type: ignore[attr-defined]
-    spec.ParseFromString(compiled.serialized_normalizer_spec())
-    return bytes(spec.precompiled_charsmap)
+    return extended

@@ -14,8 +14,9 @@ def sampling_quota(
     alpha: float,
     total_sentences: int,
     available: Mapping[str, int] | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
-    """Shares `total_sentences` among languages in proportion to bytes^alpha.
+    """Shares `total_sentences` among languages in proportion to factor x bytes^alpha.
 
     Args:
         bytes_by_lang: UTF-8 bytes of text per language; a language without text gets none.
@@ -23,12 +24,16 @@ def sampling_quota(
         total_sentences: What the quotas add up to (less if `available` holds less).
         available: Sentences that each language has; what one cannot give goes to the others in
             their proportion.
+        factors: Lifts a language above, or holds it below, what alpha gives it; 1 where absent.
 
     Returns:
         Sentences per language, in the order of `bytes_by_lang`. Fractions go to the largest
         remainders, so that the sum is exact; a tie goes to the language named first.
     """
-    weights = {lang: size**alpha for lang, size in bytes_by_lang.items() if size > 0}
+    factors = factors or {}
+    weights = {
+        lang: factors.get(lang, 1.0) * size**alpha for lang, size in bytes_by_lang.items() if size
+    }
     quota = dict.fromkeys(bytes_by_lang, 0)
     if available is not None:
         total_sentences = min(total_sentences, sum(available.get(lang, 0) for lang in weights))

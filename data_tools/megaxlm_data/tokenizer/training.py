@@ -1,4 +1,4 @@
-"""Trains a SentencePiece Unigram model on an iterable of sentences.
+"""Trains a SentencePiece model, Unigram or BPE, on an iterable of sentences.
 
 sentencepiece draws its candidate pieces from the branching nodes of a suffix tree: a substring that
 is always followed by the same character is no candidate. A word that is always followed by a
@@ -10,8 +10,14 @@ The model normalises with `nmt_nfkc` and folds whitespace, as XLM-R's own does: 
 exported tokenizer feeds it raw text. Everything else is sentencepiece's default, which is what
 XLM-R used.
 
-Memory is some 20 bytes for each byte of the sample (measured: 0.7 GB for 38 MB), so it is the size
-of the sample, `max_sentences`, that bounds a build.
+Scores of a Unigram model are rounded to multiples of 1/64 in the end. sentencepiece adds them up in
+32 bits over a whole text: unrounded, a near tie between two segmentations is decided by how long
+the text before it is. Rounded, every sum below 2^18 is exact (some 25,000 tokens), so that a word
+is segmented in the same way wherever it stands, by sentencepiece, by Hugging Face, which adds in
+64 bits, and by an encoder that works word by word. A 64th is far below what a sample can tell.
+
+The sample is what the build drew: sentencepiece draws none of its own (`input_sentence_size`,
+`shuffle_input_sentence` stay off). `memory` says how much memory it takes.
 """
 
 from __future__ import annotations
@@ -28,7 +34,12 @@ from megaxlm.errors import UserError
 
 # The number of threads decides in which order sentencepiece adds its floating-point counts, and so
 # the scores and now and then a piece. It is part of the recipe; `workers` limits the cores instead.
+# 16, sentencepiece's own default: more have little left to do in its serial parts, and fewer would
+# leave the cores of a large machine idle.
 _NUM_THREADS = 16
+
+_SCORE_STEP = 64
+_UNIGRAM, _NORMAL = 1, 1  # TrainerSpec.ModelType, ModelProto.SentencePiece.Type
 
 # Text such as a tokenizer's manual: a piece learned from it would collide with a special token or
 # a byte piece, so that training fails or Hugging Face resolves the name to the wrong id.
@@ -41,7 +52,12 @@ _TOO_LOW = re.compile(r"smaller than required_chars. \d+ vs (\d+)")
 
 
 def train_model(
-    sentences: Iterable[str], config: TokenizerConfig, seed: int, workers: int
+    sentences: Iterable[str],
+    config: TokenizerConfig,
+    seed: int,
+    workers: int,
+    extremely_large: bool = False,
+    at_most: bool = False,
 ) -> bytes:
     """Trains a model and returns the content of its file.
 
@@ -51,6 +67,8 @@ def train_model(
         config: Vocabulary size of the finished tokenizer, character coverage, byte fallback.
         seed: Seeds sentencepiece's generator.
         workers: CPU cores to use; the result does not depend on it.
+        extremely_large: The sample may have more than 2^31 characters; takes twice the memory.
+        at_most: A sample that has pieces for a smaller vocabulary gives that (Unigram only).
 
     Raises:
         UserError: The sample is empty, or too small or too rich in characters for the vocabulary.
@@ -79,7 +97,7 @@ def train_model(
             sentencepiece.SentencePieceTrainer.Train(
                 sentence_iterator=guarded(),
                 model_writer=model,
-                model_type="unigram",
+                model_type=config.model_type,
                 vocab_size=config.vocab_size - 2,
                 character_coverage=config.character_coverage,
                 byte_fallback=config.byte_fallback,
@@ -90,13 +108,29 @@ def train_model(
                 eos_id=2,
                 pad_id=-1,
                 num_threads=_NUM_THREADS,
+                train_extremely_large_corpus=extremely_large,
+                hard_vocab_limit=not (at_most and config.model_type == "unigram"),
                 minloglevel=2,
             )
     except RuntimeError as error:
         if failure:
             raise failure[0] from None
         raise _explained(error, config) from None
-    return model.getvalue()
+    return _with_exact_sums(model.getvalue())
+
+
+def _with_exact_sums(content: bytes) -> bytes:
+    from sentencepiece import sentencepiece_model_pb2 as model_pb2
+
+    proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString(content)
+    if proto.trainer_spec.model_type != _UNIGRAM:
+        return content
+    for piece in proto.pieces:
+        if piece.type == _NORMAL:
+            piece.score = round(piece.score * _SCORE_STEP) / _SCORE_STEP
+    rounded: bytes = proto.SerializeToString(deterministic=True)
+    return rounded
 
 
 class WordCounter:

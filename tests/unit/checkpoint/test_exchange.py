@@ -8,6 +8,7 @@ import torch
 from megaxlm.checkpoint.exchange import export_checkpoint, import_hf
 from megaxlm.checkpoint.reader import CheckpointReader
 from megaxlm.checkpoint.resolve import load_model, load_weights
+from megaxlm.cli import main
 from megaxlm.errors import UserError
 
 FAMILIES = ["xlm-roberta", "xlm-roberta-xl"]
@@ -154,3 +155,55 @@ def test_a_full_disk_leaves_nothing_of_an_import(make_run, tmp_path):
     assert not (tmp_path / ".imported.partial").exists()
     import_hf(tmp_path / "exported", tmp_path / "imported")
     shutil.rmtree(tmp_path / "imported")
+
+
+def test_an_import_grows_to_an_extended_tokenizer(make_run, tmp_path):
+    from sentencepiece import sentencepiece_model_pb2 as model_pb2
+
+    from megaxlm.config.vocabulary_extension import EXTENSION_NAME, VocabularyExtension
+    from megaxlm.data.tokenizer import Tokenizer
+
+    published, extended = tmp_path / "published", tmp_path / "extended"
+    export_checkpoint(make_run(), published)
+    base = Tokenizer(published / "sentencepiece.bpe.model")
+    proto = model_pb2.ModelProto()
+    proto.ParseFromString(base.model_path.read_bytes())
+    added = ["\u2581catdog", "\u10d0"]
+    for piece in added:
+        proto.pieces.add(piece=piece, score=-2.0, type=1)
+    extended.mkdir()
+    (extended / "sentencepiece.bpe.model").write_bytes(proto.SerializeToString())
+    record = VocabularyExtension(
+        base_sha256=base.sha256,
+        base_vocab_size=base.vocab_size,
+        vocab_size=base.vocab_size + 2,
+        moved={base.mask_id: base.mask_id + 2},
+        made_of=[[300, 301], []],
+    )
+    (extended / EXTENSION_NAME).write_text(record.model_dump_json())
+
+    grown = ["import", str(published), str(tmp_path / "grown"), "--tokenizer", str(extended)]
+    assert main(grown) == 0
+    old, new = load_model(published), load_model(tmp_path / "grown")
+    assert new.config.vocab_size == new.tokenizer.vocab_size == base.vocab_size + 2
+    assert new.tokenizer.encode("catdog") == [base.mask_id]
+    before, after = (m.model.embeddings.word.weight for m in (old, new))
+    assert torch.equal(after[: base.mask_id], before[: base.mask_id])
+    assert torch.equal(after[-1], before[base.mask_id])
+    torch.testing.assert_close(after[base.mask_id], before[[300, 301]].mean(0))
+
+    rows = token_rows(base.mask_id)
+    kept = slice(0, base.mask_id)
+    torch.testing.assert_close(
+        logits_of_ours(new.model, rows)[..., kept], logits_of_ours(old.model, rows)[..., kept]
+    )
+
+    with pytest.raises(UserError, match=r"extension\.json: no such file"):
+        import_hf(published, tmp_path / "no", published)
+    other = tmp_path / "other"
+    shutil.copytree(extended, other)
+    proto.pieces[300].piece = "another"
+    (other / "sentencepiece.bpe.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(UserError, match="not made from the tokenizer of .*id 301 is"):
+        import_hf(published, tmp_path / "no", other)
+    assert not (tmp_path / "no").exists()

@@ -26,6 +26,13 @@ def test_what_one_cannot_give_goes_to_the_others():
     assert sampling_quota({"a": 1, "b": 9}, 1.0, 100, few) == few
 
 
+def test_a_factor_lifts_or_holds_a_language():
+    factors = {"sw": 3.0, "de": 0.5, "xx": 9.0}
+    sizes = {"en": 100, "sw": 100, "de": 100}
+    quota = sampling_quota(sizes, 0.3, 900, factors=factors)
+    assert quota == {"en": 200, "sw": 600, "de": 100}
+
+
 @given(sizes, st.floats(0, 1), st.integers(0, 10**6))
 def test_sum_is_exact_and_shares_are_within_one(bytes_by_lang, alpha, total):
     quota = sampling_quota(bytes_by_lang, alpha, total)

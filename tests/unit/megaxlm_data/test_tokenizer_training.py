@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from megaxlm_data.tokenizer import install_tokenizer, train_tokenizer
 from megaxlm_data.tokenizer.training import cut_sentence, train_model
+from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from megaxlm.config.data_tokenizer import TokenizerConfig
 from megaxlm.data.tokenizer import Tokenizer
@@ -154,3 +155,42 @@ def test_install_names_what_is_wrong(trained, tmp_path):
     with pytest.raises(UserError, match="found 2 of them"):
         install_tokenizer(folder, out)
     assert not out.exists()
+
+
+def scores(content):
+    proto = model_pb2.ModelProto()
+    proto.ParseFromString(content)
+    return [piece.score for piece in proto.pieces if piece.type == 1]
+
+
+def test_scores_add_up_exactly_in_32_bits(trained):
+    found = scores((trained / FILES[0]).read_bytes())
+    assert len(set(found)) > 20 and found == sorted(found, reverse=True)
+    assert all(score * 64 == int(score * 64) for score in found)
+
+
+def test_a_word_is_segmented_in_the_same_way_wherever_it_stands(trained, make_lines):
+    tokenizer = Tokenizer(trained / FILES[0])
+    words = " ".join(make_lines("en", 60, 5) + make_lines("ru", 60, 5)).split()
+    together = tokenizer.encode(" ".join(words * 4))
+    assert together == [token for word in words for token in tokenizer.encode(word)] * 4
+
+
+def test_bpe_is_trained_as_well(sentences, tmp_path):
+    config = TokenizerConfig(vocab_size=420, model_type="bpe")
+    train_tokenizer(sentences, config, tmp_path / "tokenizer", seed=0, workers=1)
+    assert names(tmp_path / "tokenizer") == FILES
+    tokenizer = Tokenizer(tmp_path / "tokenizer" / FILES[0])
+    assert tokenizer.vocab_size == 420
+    assert tokenizer.piece(4) == "<0x00>"
+    content = (tmp_path / "tokenizer" / FILES[0]).read_bytes()
+    assert content == train_model(sentences, config, seed=0, workers=2)
+    ranks = scores(content)
+    assert ranks[:4] == [0, -1, -2, -3]
+    with pytest.raises(UserError, match=r"vocab_size: 300 is less .* at least (\d+)"):
+        train_model(sentences, config.model_copy(update={"vocab_size": 300}), seed=0, workers=1)
+
+
+def test_places_of_64_bits_give_the_same_model(sentences, trained):
+    large = train_model(sentences, CONFIG, seed=0, workers=1, extremely_large=True)
+    assert scores(large) == scores((trained / FILES[0]).read_bytes())
