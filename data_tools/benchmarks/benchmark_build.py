@@ -52,6 +52,7 @@ from megaxlm_data.pipeline import build
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport, clean
 from megaxlm_data.stages.encode import encode
+from megaxlm_data.stages.exact import exact_duplicates
 from megaxlm_data.stages.plan import Plan, make_plan
 from megaxlm_data.stages.select import Selection, blocks_of, select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
@@ -123,8 +124,11 @@ class Prepared:
                 self.plan, config, self.cleaned, pool, self.progress
             )
             self.clean_seconds = time.process_time() - start
+            kept = exact_duplicates(
+                self.plan, config, self.reports, self.cleaned, work / "exact", self.progress
+            )
             self.selections: dict[str, Selection] = select(
-                self.plan, config, self.reports, self.cleaned, work / "select", self.progress
+                self.plan, config, kept, self.reports, self.cleaned, work / "select"
             )
             self.tokenizer = ensure_tokenizer(
                 self.plan,

@@ -2,14 +2,18 @@
 
     plan      which files, in which pieces; every missing file shows here
     clean     read, normalise, filter: clean text, compressed, one file a piece
-    select    exact duplicates out, validation chosen by hash
+    lines     if asked for: lines out that an earlier document of the language holds
+    exact     exact duplicates out
+    near      if asked for: near duplicates out
+    select    validation chosen by hash
     tokenizer an existing one, or trained on a balanced sample of the clean text
     encode    clean text to tokens to shards
     index     dataset.json, the last act
 
 Every stage leaves its work in `DIR/.build` until the index is written. A build that was killed, or
 that ran into a full disk, continues from there and makes the same bytes as one that was not.
-Memory does not grow with the corpus but for one bit a document.
+Memory does not grow with the corpus but for one bit a document, and four bytes a document of one
+language where near duplicates are looked for.
 """
 
 from __future__ import annotations
@@ -42,6 +46,9 @@ from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport, clean
 from megaxlm_data.stages.encode import encode
+from megaxlm_data.stages.exact import exact_duplicates
+from megaxlm_data.stages.near import near_duplicates
+from megaxlm_data.stages.near_samples import write_report
 from megaxlm_data.stages.plan import Plan, make_plan
 from megaxlm_data.stages.select import Selection, select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
@@ -108,7 +115,11 @@ def _run_stages(
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
         reports = clean(plan, config, cleaned, pool, progress)
-        selections = select(plan, config, reports, cleaned, work / "select", progress)
+        kept = exact_duplicates(plan, config, reports, cleaned, work / "exact", progress)
+        near = work / "near"
+        kept = near_duplicates(plan, config, kept, reports, cleaned, near, pool, progress)
+        write_report(plan, config, kept, near)
+        selections = select(plan, config, kept, reports, cleaned, work / "select")
         marker = work / "tokenizer.json"
         tokenizer = ensure_tokenizer(
             plan, config, selections, reports, cleaned, marker, pool, progress
@@ -152,6 +163,7 @@ def _statistics(
             "read": sum(report.read for report in mine),
             "dropped": _total(report.drops for report in mine),
             "duplicates": selection.duplicates,
+            "near_duplicates": selection.near_duplicates,
             "kept": selection.documents,
             "lines": _total(report.lines for report in mine),
             "validation_below": selection.validation_below,

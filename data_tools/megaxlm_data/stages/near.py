@@ -1,0 +1,331 @@
+"""Stage 4: near duplicates of a language's own documents go; the first one of each cluster stays.
+
+    sign      a chunk of blocks to signatures and to sorted records of (hash of a band, row)
+    match     a range of hashes, out of all chunks, to pairs that share a hash
+    verify    the pairs of a chunk's rows to those whose signatures agree often enough
+    unite     all of these to clusters, in this process, a language at a time
+
+Each task is a function of its inputs and writes a file that gets its name when it is whole, so that
+a killed build continues from the files that are there. A task takes some 300 MB at most. On disk,
+until a language is done, a document takes 2 bytes a permutation and 16 a band: 560 bytes at 20
+bands of 6. In memory it takes four bytes while its language is united.
+
+Similarity goes along a chain: where a is like b and b like c, both b and c go. Pairs of bitext are
+left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megaxlm.config.data_build import DataBuildConfig
+from megaxlm.config.data_deduplication import NearDuplicatesConfig
+from megaxlm_data.dedup import records as sorted_records
+from megaxlm_data.dedup.clusters import Clusters
+from megaxlm_data.dedup.kept import Kept, read_kept
+from megaxlm_data.dedup.lsh import band_records, candidate_pairs
+from megaxlm_data.dedup.minhash import Shingling, band_hashes, has_shingles, sign
+from megaxlm_data.dedup.records import RECORD, bucket_bounds, read_pieces, read_range, write_sorted
+from megaxlm_data.dedup.signature_files import SignatureFiles, write_signatures
+from megaxlm_data.progress import Progress
+from megaxlm_data.stages.clean import CleanReport
+from megaxlm_data.stages.near_samples import write_samples
+from megaxlm_data.stages.plan import Group, Plan, digest_of
+from megaxlm_data.stages.select import Block, blocks_of
+from megaxlm_data.workers import WorkerPool, advance
+from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX, atomic_file
+from megaxlm_data.writers.cleaned import open_cleaned
+
+CHUNK_BLOCKS = 64  # some 64 MB of text
+CHUNK_ROWS = 1 << 17  # 100 MB of signatures and records
+_PIECE_PAIRS = 1 << 17  # twice as many signatures in memory
+_PIECE_ROWS = 1 << 20
+_VERSION = 1  # of signatures: raised when they change
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive blocks of a group, and what of them stays until now."""
+
+    number: int
+    blocks: tuple[Block, ...]
+
+    @property
+    def start(self) -> int:
+        """Its first row, counted over the group."""
+        return self.blocks[0].start
+
+    @property
+    def stop(self) -> int:
+        """The row after its last."""
+        return self.blocks[-1].stop
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The files of a group that is under way."""
+
+    folder: Path
+    starts: tuple[int, ...]  # first row of each chunk
+    rows: int
+    config: NearDuplicatesConfig
+    bucket_records: int
+
+    def signatures(self, chunk: int) -> Path:
+        return self.folder / f"{chunk:06d}.signatures"
+
+    def records(self, chunk: int) -> Path:
+        return self.folder / f"{chunk:06d}.records"
+
+    def pairs(self, bucket: int) -> Path:
+        return self.folder / f"{bucket:06d}.pairs"
+
+    def similar(self, chunk: int) -> Path:
+        return self.folder / f"{chunk:06d}.similar"
+
+    @property
+    def buckets(self) -> list[tuple[int, int]]:
+        """The ranges of hashes, by an upper bound of the number of records."""
+        return bucket_bounds(self.rows * self.config.bands, self.bucket_records)
+
+    def signature_files(self) -> SignatureFiles:
+        paths = [self.signatures(number) for number in range(len(self.starts))]
+        return SignatureFiles(paths, self.starts, self.config.num_permutations)
+
+
+@dataclass(frozen=True)
+class _SignTask:
+    work: _Work
+    chunk: Chunk
+    bits: npt.NDArray[np.uint8]  # of the rows of the chunk, 1 for those that stay
+
+
+@dataclass(frozen=True)
+class _MatchTask:
+    work: _Work
+    bucket: int
+
+
+@dataclass(frozen=True)
+class _VerifyTask:
+    work: _Work
+    chunk: int
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A group that is not done."""
+
+    group: Group
+    work: _Work
+    chunks: list[Chunk]
+    kept: Kept
+    digest: str
+
+
+def near_duplicates(
+    plan: Plan,
+    config: DataBuildConfig,
+    kept: dict[str, Kept],
+    reports: dict[str, CleanReport],
+    cleaned: Path,
+    folder: Path,
+    pool: WorkerPool,
+    progress: Progress,
+) -> dict[str, Kept]:
+    """Takes near duplicates out of what exact deduplication left.
+
+    Args:
+        plan: The groups; those of pairs are left as they are.
+        config: The build's config.
+        kept: What stays until now, by group name.
+        reports: What cleaning left, by unit digest.
+        cleaned: The folder of clean text.
+        folder: For the files of this stage.
+        pool: Where tasks run.
+        progress: Where the bars are shown.
+
+    Returns:
+        What stays, by group name.
+    """
+    settings = config.deduplication.near
+    if settings is None:
+        return kept
+    folder.mkdir(parents=True, exist_ok=True)
+    result, waiting = dict(kept), []
+    for group in plan.groups:
+        if group.is_bitext:
+            continue
+        before = kept[group.name]
+        digest = near_digest(before, settings)
+        if (done := read_kept(folder, digest)) is not None:
+            result[group.name] = done
+            continue
+        chunks = chunks_of(blocks_of(group, reports, cleaned))
+        work = _Work(
+            folder / digest,
+            tuple(chunk.start for chunk in chunks),
+            chunks[-1].stop,
+            settings,
+            sorted_records.BUCKET_RECORDS,
+        )
+        waiting.append(_Open(group, work, chunks, before, digest))
+    _tidy(folder, [each.digest for each in waiting])
+    _run(waiting, pool, progress)
+    for each in waiting:
+        result[each.group.name] = _unite(each, folder)
+        shutil.rmtree(each.work.folder)
+    return result
+
+
+def near_digest(before: Kept, settings: NearDuplicatesConfig) -> str:
+    """Returns a digest of all that the near duplicates of a group depend on."""
+    # what is a letter depends on the Unicode tables of Python
+    return digest_of([_VERSION, before.digest, settings.model_dump(), unicodedata.unidata_version])
+
+
+def chunks_of(blocks: Iterator[Block]) -> list[Chunk]:
+    """Cuts the blocks of a group into chunks; a chunk is what one task signs."""
+    chunks: list[Chunk] = []
+    held: list[Block] = []
+    for block in blocks:
+        full = held and block.stop - held[0].start > CHUNK_ROWS
+        if full or len(held) == CHUNK_BLOCKS:
+            chunks.append(Chunk(len(chunks), tuple(held)))
+            held = []
+        held.append(block)
+    return [*chunks, Chunk(len(chunks), tuple(held))]
+
+
+def _tidy(folder: Path, wanted: list[str]) -> None:
+    """Removes what builds of another config left, and what killed ones left half written."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in wanted:
+            shutil.rmtree(path)
+    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+        path.unlink()
+
+
+def _run(waiting: list[_Open], pool: WorkerPool, progress: Progress) -> None:
+    """Runs the tasks whose files are not there yet."""
+    sign_tasks = [
+        _SignTask(each.work, chunk, _bits(each.kept, chunk))
+        for each in waiting
+        for chunk in each.chunks
+        if not each.work.records(chunk.number).exists()
+    ]
+    rows = sum(task.chunk.stop - task.chunk.start for task in sign_tasks)
+    if done := sum(len(each.chunks) for each in waiting) - len(sign_tasks):
+        progress.say(f"sign: {done} chunks of text are already done")
+    for each in waiting:
+        each.work.folder.mkdir(exist_ok=True)
+    with progress.bar("sign", rows, "doc") as bar:
+        for _ in pool.map(_sign, sign_tasks, "finished", bar.update):
+            pass
+    match_tasks = [
+        _MatchTask(each.work, bucket)
+        for each in waiting
+        for bucket in range(len(each.work.buckets))
+        if not each.work.pairs(bucket).exists()
+    ]
+    with progress.bar("match", len(match_tasks), "bucket") as bar:
+        for _ in pool.map(_match, match_tasks, "finished", bar.update):
+            pass
+    verify_tasks = [
+        _VerifyTask(each.work, chunk.number)
+        for each in waiting
+        for chunk in each.chunks
+        if not each.work.similar(chunk.number).exists()
+    ]
+    with progress.bar("verify", len(verify_tasks), "chunk") as bar:
+        for _ in pool.map(_verify, verify_tasks, "finished", bar.update):
+            pass
+
+
+def _bits(kept: Kept, chunk: Chunk) -> npt.NDArray[np.uint8]:
+    return np.packbits(kept.rows(chunk.start, chunk.stop), bitorder="little")
+
+
+def _sign(task: _SignTask) -> None:
+    work, settings = task.work, task.work.config
+    shingling = Shingling(
+        settings.shingle_words, settings.shingle_characters, settings.num_permutations
+    )
+    staying = np.unpackbits(task.bits, bitorder="little").astype(np.bool_)
+    found = [np.zeros(0, RECORD)]
+    with atomic_file(work.signatures(task.chunk.number)) as file:
+        for block in task.chunk.blocks:
+            start = block.start - task.chunk.start
+            rows = staying[start : start + block.stop - block.start]
+            text, offsets = open_cleaned(block.path, True).utf8(block.number, rows)
+            signatures = sign(text, offsets, shingling)
+            write_signatures(file, signatures, rows)
+            filled = has_shingles(signatures)
+            numbers = (np.flatnonzero(rows) + block.start).astype(np.uint64)
+            found.append(
+                band_records(band_hashes(signatures[filled], settings.bands), numbers[filled])
+            )
+            advance(len(rows))
+    write_sorted(work.records(task.chunk.number), np.concatenate(found))
+
+
+def _match(task: _MatchTask) -> None:
+    work = task.work
+    first, end = work.buckets[task.bucket]
+    paths = [work.records(number) for number in range(len(work.starts))]
+    pairs = candidate_pairs(read_range(paths, first, end))
+    with atomic_file(work.pairs(task.bucket)) as file:
+        file.write(pairs.tobytes())
+    advance(1)
+
+
+def _verify(task: _VerifyTask) -> None:
+    work = task.work
+    start = work.starts[task.chunk]
+    stop = [*work.starts, work.rows][task.chunk + 1]
+    needed = math.ceil(work.config.threshold * work.config.num_permutations - 1e-9)
+    signatures = work.signature_files()
+    paths = [work.pairs(bucket) for bucket in range(len(work.buckets))]
+    with atomic_file(work.similar(task.chunk)) as file:
+        for _, _, pairs in read_pieces(paths, start, stop, _PIECE_PAIRS):
+            pairs = sorted_records.unique(pairs)
+            agreeing = signatures.agreement(pairs["key"], pairs["value"])
+            file.write(pairs[agreeing >= needed].tobytes())
+    advance(1)
+
+
+def _unite(each: _Open, folder: Path) -> Kept:
+    """Forms the clusters of a group and saves what stays."""
+    work = each.work
+    clusters = Clusters(work.rows)
+    for chunk in each.chunks:
+        with open(work.similar(chunk.number), "rb") as file:
+            while len(pairs := np.fromfile(file, RECORD, _PIECE_ROWS)):
+                clusters.unite(pairs["key"].astype(np.int64), pairs["value"].astype(np.int64))
+    bits = each.kept.bits.copy()
+    dropped = 0
+    for start in range(0, work.rows, _PIECE_ROWS):  # a multiple of 8
+        rows = np.arange(start, min(work.rows, start + _PIECE_ROWS))
+        near = clusters.roots(rows) != rows
+        dropped += int(np.count_nonzero(near))
+        packed = np.packbits(near, bitorder="little")
+        bits[start >> 3 : (start >> 3) + len(packed)] &= ~packed
+    write_samples(
+        folder / f"{each.digest}.jsonl",
+        each.group.name,
+        [block for chunk in each.chunks for block in chunk.blocks],
+        clusters,
+        work.signature_files(),
+        work.config,
+    )
+    kept = Kept(each.digest, bits, each.kept.duplicates, dropped)
+    kept.save(folder)
+    return kept
