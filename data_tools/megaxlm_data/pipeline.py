@@ -47,6 +47,7 @@ from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport, clean
 from megaxlm_data.stages.encode import encode
 from megaxlm_data.stages.exact import exact_duplicates
+from megaxlm_data.stages.lines import deduplicate_lines
 from megaxlm_data.stages.near import near_duplicates
 from megaxlm_data.stages.near_samples import write_report
 from megaxlm_data.stages.plan import Plan, make_plan
@@ -115,6 +116,9 @@ def _run_stages(
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
         reports = clean(plan, config, cleaned, pool, progress)
+        plan, reports, cleaned = deduplicate_lines(
+            plan, config, reports, cleaned, work / "lines", pool, progress
+        )
         kept = exact_duplicates(plan, config, reports, cleaned, work / "exact", progress)
         near = work / "near"
         kept = near_duplicates(plan, config, kept, reports, cleaned, near, pool, progress)

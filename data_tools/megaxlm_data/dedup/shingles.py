@@ -150,10 +150,11 @@ def _windows(
     hashes, count = tokens.copy(), len(tokens)
     whole = np.ones(count, np.bool_)
     for k in range(1, size):
+        left = max(0, count - k)
         same = np.zeros(count, np.bool_)
-        same[: count - k] = of[k:] == of[: count - k]
+        same[:left] = of[k:] == of[:left]
         following = np.zeros(count, np.uint64)
-        following[: count - k] = tokens[k:]
+        following[:left] = tokens[k:]
         hashes = np.where(same, hashes * base + following, hashes)
         whole = same
     first = np.ones(count, np.bool_)

@@ -1,4 +1,4 @@
-"""Stage 5: clean text to shards of tokens. Workers encode blocks, this process writes in order."""
+"""Stage 8: clean text to shards of tokens. Workers encode blocks, this process writes in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 3: exact copies of a document, or of a pair in either direction, go; the first one stays.
+"""Stage 4: exact copies of a document, or of a pair in either direction, go; the first one stays.
 
 A language or a pair is deduplicated by itself, so that translations are never duplicates.
 """

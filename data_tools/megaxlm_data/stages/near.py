@@ -1,4 +1,4 @@
-"""Stage 4: near duplicates of a language's own documents go; the first one of each cluster stays.
+"""Stage 5, if asked for: near duplicates within a language go, the first of each cluster stays.
 
     sign      a chunk of blocks to signatures and to sorted records of (hash of a band, row)
     match     a range of hashes, out of all chunks, to pairs that share a hash
@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import shutil
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,37 +35,19 @@ from megaxlm_data.dedup.minhash import Shingling, band_hashes, has_shingles, sig
 from megaxlm_data.dedup.records import RECORD, bucket_bounds, read_pieces, read_range, write_sorted
 from megaxlm_data.dedup.signature_files import SignatureFiles, write_signatures
 from megaxlm_data.progress import Progress
+from megaxlm_data.stages import chunks
+from megaxlm_data.stages.chunks import Chunk, chunks_of, remove_temporary
 from megaxlm_data.stages.clean import CleanReport
 from megaxlm_data.stages.near_samples import write_samples
 from megaxlm_data.stages.plan import Group, Plan, digest_of
-from megaxlm_data.stages.select import Block, blocks_of
+from megaxlm_data.stages.select import blocks_of
 from megaxlm_data.workers import WorkerPool, advance
-from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX, atomic_file
+from megaxlm_data.writers.atomic import atomic_file
 from megaxlm_data.writers.cleaned import open_cleaned
 
-CHUNK_BLOCKS = 64  # some 64 MB of text
-CHUNK_ROWS = 1 << 17  # 100 MB of signatures and records
 _PIECE_PAIRS = 1 << 17  # twice as many signatures in memory
 _PIECE_ROWS = 1 << 20
 _VERSION = 1  # of signatures: raised when they change
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive blocks of a group, and what of them stays until now."""
-
-    number: int
-    blocks: tuple[Block, ...]
-
-    @property
-    def start(self) -> int:
-        """Its first row, counted over the group."""
-        return self.blocks[0].start
-
-    @property
-    def stop(self) -> int:
-        """The row after its last."""
-        return self.blocks[-1].stop
 
 
 @dataclass(frozen=True)
@@ -169,15 +150,15 @@ def near_duplicates(
         if (done := read_kept(folder, digest)) is not None:
             result[group.name] = done
             continue
-        chunks = chunks_of(blocks_of(group, reports, cleaned))
+        pieces = chunks_of(blocks_of(group, reports, cleaned))
         work = _Work(
             folder / digest,
-            tuple(chunk.start for chunk in chunks),
-            chunks[-1].stop,
+            tuple(chunk.start for chunk in pieces),
+            pieces[-1].stop,
             settings,
             sorted_records.BUCKET_RECORDS,
         )
-        waiting.append(_Open(group, work, chunks, before, digest))
+        waiting.append(_Open(group, work, pieces, before, digest))
     _tidy(folder, [each.digest for each in waiting])
     _run(waiting, pool, progress)
     for each in waiting:
@@ -188,21 +169,9 @@ def near_duplicates(
 
 def near_digest(before: Kept, settings: NearDuplicatesConfig) -> str:
     """Returns a digest of all that the near duplicates of a group depend on."""
-    # what is a letter depends on the Unicode tables of Python
-    return digest_of([_VERSION, before.digest, settings.model_dump(), unicodedata.unidata_version])
-
-
-def chunks_of(blocks: Iterator[Block]) -> list[Chunk]:
-    """Cuts the blocks of a group into chunks; a chunk is what one task signs."""
-    chunks: list[Chunk] = []
-    held: list[Block] = []
-    for block in blocks:
-        full = held and block.stop - held[0].start > CHUNK_ROWS
-        if full or len(held) == CHUNK_BLOCKS:
-            chunks.append(Chunk(len(chunks), tuple(held)))
-            held = []
-        held.append(block)
-    return [*chunks, Chunk(len(chunks), tuple(held))]
+    # what is a letter depends on the Unicode tables of Python; files under way on how work is cut
+    key = [_VERSION, unicodedata.unidata_version, sorted_records.BUCKET_RECORDS, chunks.SIZES]
+    return digest_of([key, before.digest, settings.model_dump()])
 
 
 def _tidy(folder: Path, wanted: list[str]) -> None:
@@ -210,8 +179,7 @@ def _tidy(folder: Path, wanted: list[str]) -> None:
     for path in folder.iterdir():
         if path.is_dir() and path.name not in wanted:
             shutil.rmtree(path)
-    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-        path.unlink()
+    remove_temporary(folder)
 
 
 def _run(waiting: list[_Open], pool: WorkerPool, progress: Progress) -> None:
