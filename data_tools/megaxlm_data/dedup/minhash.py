@@ -134,10 +134,11 @@ def has_shingles(signatures: Signatures) -> npt.NDArray[np.bool_]:
 
 def band_hashes(signatures: Signatures, bands: int) -> npt.NDArray[np.uint64]:
     """Hashes each band of a signature, (documents, bands); no two bands share hashes."""
-    parts = signatures.reshape(len(signatures), bands, -1).astype(np.uint64)
+    rows_per_band = signatures.shape[1] // bands
+    parts = signatures.reshape(len(signatures), bands, rows_per_band).astype(np.uint64)
     hashes = np.broadcast_to(
         mixed(np.arange(1, bands + 1, dtype=np.uint64)), (len(signatures), bands)
     )
-    for place in range(parts.shape[2]):
+    for place in range(rows_per_band):
         hashes = mixed(hashes ^ parts[:, :, place]) + np.uint64(place)
     return hashes

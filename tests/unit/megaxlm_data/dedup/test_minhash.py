@@ -98,6 +98,7 @@ def test_bands_hash_their_own_places():
     hashes = band_hashes(signatures, 4)
     assert hashes.shape == (50, 4)
     assert len(np.unique(hashes)) == 200
+    assert band_hashes(signatures[:0], 4).shape == (0, 4)
     changed = signatures.copy()
     changed[:, 4] += 1
     assert (band_hashes(changed, 4) != hashes).tolist() == [[False, True, False, False]] * 50
