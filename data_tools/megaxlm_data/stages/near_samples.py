@@ -21,6 +21,7 @@ from megaxlm_data.writers.cleaned import open_cleaned
 
 REPORT = Path("reports/near_duplicates.jsonl")  # in the data set
 _SNIPPET_CHARS = 200
+_HEAD_CHARS = 20_000  # of a document, where a difference is looked for
 _BEFORE_CHARS = 60  # of these, before the first difference
 
 
@@ -39,19 +40,18 @@ def write_samples(
     threshold where a chain of documents lies between them, and `kept_text` and `dropped_text`:
     where they first differ.
     """
-    rows, ids = _lowest(blocks, clusters, settings.samples)
+    rows = _lowest(blocks, clusters, settings.samples)
     roots = clusters.roots(rows)
     agreeing = signatures.agreement(roots.astype(np.uint64), rows.astype(np.uint64))
-    ends = np.array([block.stop for block in blocks])
+    documents = _documents(blocks, np.unique(np.concatenate([rows, roots])))
     with atomic_file(path) as file:
-        for row, root, doc_id, agree in zip(rows, roots, ids, agreeing.tolist(), strict=True):
-            kept_id, kept_text = _document(blocks, ends, int(root))
-            _, text = _document(blocks, ends, int(row))
+        for row, root, agree in zip(rows.tolist(), roots.tolist(), agreeing.tolist(), strict=True):
+            (kept_id, kept_text), (doc_id, text) = documents[root], documents[row]
             start = max(0, len(os.path.commonprefix([kept_text, text])) - _BEFORE_CHARS)
             line = {
                 "lang": name,
                 "kept": f"{kept_id:016x}",
-                "dropped": f"{int(doc_id):016x}",
+                "dropped": f"{doc_id:016x}",
                 "similarity": round(agree / settings.num_permutations, 3),
                 "kept_text": kept_text[start : start + _SNIPPET_CHARS],
                 "dropped_text": text[start : start + _SNIPPET_CHARS],
@@ -59,10 +59,8 @@ def write_samples(
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def _lowest(
-    blocks: list[Block], clusters: Clusters, count: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """Returns the rows that go with the smallest ids, and their ids, (count,) each at most."""
+def _lowest(blocks: list[Block], clusters: Clusters, count: int) -> npt.NDArray[np.int64]:
+    """Returns the rows that go with the smallest ids, (count,) at most, by id."""
     rows, ids = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     for block in blocks:
         inside = np.arange(block.start, block.stop)
@@ -74,15 +72,23 @@ def _lowest(
         ids = np.concatenate([ids, numbers[inside - block.start]])
         order = np.argsort(ids, kind="stable")[:count]
         rows, ids = rows[order], ids[order]
-    return rows, ids
+    return rows
 
 
-def _document(blocks: list[Block], ends: npt.NDArray[np.int64], row: int) -> tuple[int, str]:
-    block = blocks[int(np.searchsorted(ends, row, side="right"))]
-    chosen = np.arange(block.start, block.stop) == row
-    file = open_cleaned(block.path, True)
-    (text,) = file.texts(block.number, chosen)[0]
-    return int(file.numbers(block.number)[0][row - block.start]), text
+def _documents(blocks: list[Block], rows: npt.NDArray[np.int64]) -> dict[int, tuple[int, str]]:
+    """Returns the id and the beginning of the text of ascending rows."""
+    found = {}
+    ends = np.array([block.stop for block in blocks])
+    for number in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
+        block = blocks[number]
+        inside = rows[(rows >= block.start) & (rows < block.stop)]
+        chosen = np.zeros(block.stop - block.start, np.bool_)
+        chosen[inside - block.start] = True
+        ids = open_cleaned(block.path, False).numbers(block.number)[0][chosen]
+        (texts,) = open_cleaned(block.path, True).texts(block.number, chosen)
+        for row, doc_id, text in zip(inside.tolist(), ids.tolist(), texts, strict=True):
+            found[row] = (doc_id, text[:_HEAD_CHARS])
+    return found
 
 
 def write_report(plan: Plan, config: DataBuildConfig, kept: dict[str, Kept], folder: Path) -> None:
