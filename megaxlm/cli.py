@@ -136,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
 
     build = add(data_verbs, "build", _data_build, "Corpora to tokenised Arrow shards.")
     _config_arguments(build)
+    build.add_argument("--rank", type=int, default=0, help="of this host among several, from 0")
+    build.add_argument("--world-size", type=int, default=1, help="hosts that share the output")
 
     inspect = add(data_verbs, "inspect", _data_inspect, "What each language has in a data set.")
     inspect.add_argument("directory", type=Path, metavar="DIR")
@@ -246,7 +248,8 @@ def _data_build(arguments: argparse.Namespace) -> int:
     from megaxlm.config.data_build import DataBuildConfig
     from megaxlm.config.load import load_config
 
-    build(load_config(DataBuildConfig, arguments.config, arguments.set))
+    config = load_config(DataBuildConfig, arguments.config, arguments.set)
+    build(config, rank=arguments.rank, world_size=arguments.world_size)
     return EXIT_DONE
 
 

@@ -48,6 +48,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from megaxlm_data.crew import Crew
 from megaxlm_data.pipeline import build
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport, clean
@@ -116,6 +117,7 @@ class Prepared:
         self.config = config
         self.progress = Progress(False)
         work = config.output / "work"
+        self.crew = Crew(0, 1, work / "ranks", "", self.progress)
         self.cleaned = work / "clean"
         self.plan: Plan = make_plan(config, self.progress)
         with WorkerPool(1) as pool:
@@ -125,7 +127,13 @@ class Prepared:
             )
             self.clean_seconds = time.process_time() - start
             kept = exact_duplicates(
-                self.plan, config, self.reports, self.cleaned, work / "exact", self.progress
+                self.plan,
+                config,
+                self.reports,
+                self.cleaned,
+                work / "exact",
+                self.crew,
+                self.progress,
             )
             self.selections: dict[str, Selection] = select(
                 self.plan, config, kept, self.reports, self.cleaned, work / "select"
@@ -164,6 +172,7 @@ class Prepared:
                 Path(markers),
                 self.tokenizer,
                 pool,
+                self.crew,
                 self.progress,
             )
 

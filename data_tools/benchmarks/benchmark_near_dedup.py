@@ -33,6 +33,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from megaxlm_data.crew import Crew
 from megaxlm_data.dedup.minhash import Shingling, sign
 from megaxlm_data.dedup.shingles import UNSPACED_ABOVE, folding_table, shingle_hashes
 from megaxlm_data.document import count_unspaced
@@ -135,6 +136,7 @@ class Stage:
         )
         self._folder = folder
         self._quiet = Progress(False)
+        self._crew = Crew(0, 1, folder / "ranks", "", self._quiet)
         self._plan = make_plan(self._config, self._quiet)
         with WorkerPool(1) as pool:
             self._reports = clean(self._plan, self._config, folder / "clean", pool, self._quiet)
@@ -144,6 +146,7 @@ class Stage:
             self._reports,
             folder / "clean",
             folder / "exact",
+            self._crew,
             self._quiet,
         )
         self._count = len(texts)
@@ -159,6 +162,7 @@ class Stage:
                 self._folder / "clean",
                 Path(work),
                 pool,
+                self._crew,
                 self._quiet,
             )
         return set(np.flatnonzero(~kept["en"].rows(0, self._count)).tolist())

@@ -23,9 +23,10 @@ import fcntl
 import json
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from megaxlm.data.shards import (
 )
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
+from megaxlm_data.crew import Crew
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport, clean
 from megaxlm_data.stages.encode import encode
@@ -59,20 +61,24 @@ from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX
 from megaxlm_data.writers.cleaned import open_cleaned
 
 WORK_DIR = ".build"
-_SHARD_NAME = re.compile(r"\d{5}\.arrow")
+_SHARD_NAME = re.compile(r"(\d{5}-)?\d{5}\.arrow")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # some network file systems have none
 _MAX_SHARD_TOKENS = 2**31 - 1  # Arrow list offsets are int32
 
 
-def build(config: DataBuildConfig, progress: bool = True) -> DatasetIndex:
+def build(
+    config: DataBuildConfig, progress: bool = True, rank: int = 0, world_size: int = 1
+) -> DatasetIndex | None:
     """Builds a data set, or continues an interrupted build.
 
     Args:
         config: What to build.
         progress: Whether bars and remarks are shown on stderr.
+        rank: Of this process among those that build the data set together, from 0.
+        world_size: How many of them there are, on any hosts that share `output`.
 
     Returns:
-        The index of the finished data set.
+        The index of the finished data set; None on a rank other than 0 that has done its part.
 
     Raises:
         UserError: An input is missing, damaged or without a document, the disk is full, or the
@@ -80,7 +86,7 @@ def build(config: DataBuildConfig, progress: bool = True) -> DatasetIndex:
     """
     report = Progress(progress)
     try:
-        return _build(config, report)
+        return _build(config, report, rank, world_size)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise UserError(
@@ -92,37 +98,48 @@ def build(config: DataBuildConfig, progress: bool = True) -> DatasetIndex:
         open_cleaned.cache_clear()
 
 
-def _build(config: DataBuildConfig, progress: Progress) -> DatasetIndex:
+def _build(
+    config: DataBuildConfig, progress: Progress, rank: int, world_size: int
+) -> DatasetIndex | None:
+    if not 0 <= rank < world_size:
+        raise UserError(f"--rank {rank}: must be from 0 up to --world-size {world_size}, less one")
     if config.shard_tokens > _MAX_SHARD_TOKENS:
         raise UserError(f"shard_tokens: {config.shard_tokens} is more than {_MAX_SHARD_TOKENS}")
     plan = make_plan(config, progress)
     work = config.output / WORK_DIR
-    with _locked(work):
+    with _locked(work, rank, world_size):
         if (index := _already_built(config.output, plan)) is not None:
             progress.say(f"{config.output}: is built already, nothing to do")
         else:
-            _announce(plan, work, progress)
-            index = _run_stages(plan, config, work, progress)
-            write_index(config.output, index)
-            _remove_strays(config.output, index)
-    shutil.rmtree(work)
+            with Crew(rank, world_size, work / "ranks", plan.digest, progress) as crew:
+                if crew.leads:
+                    _announce(plan, work, progress, alone=world_size == 1)
+                index = _run_stages(plan, config, work, crew, progress)
+                if index is None:
+                    progress.say(f"rank {rank}: its part is done, rank 0 writes the index")
+                    return None
+                _remove_temporary(config.output)  # no rank writes there any more
+                write_index(config.output, index)
+                _remove_strays(config.output, index)
+    _remove_folder(work, attempts=1 if world_size == 1 else 5)
     return index
 
 
 def _run_stages(
-    plan: Plan, config: DataBuildConfig, work: Path, progress: Progress
-) -> DatasetIndex:
+    plan: Plan, config: DataBuildConfig, work: Path, crew: Crew, progress: Progress
+) -> DatasetIndex | None:
     workers = available_cpus() if config.workers == "auto" else config.workers
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
         reports = clean(plan, config, cleaned, pool, progress)
         plan, reports, cleaned = deduplicate_lines(
-            plan, config, reports, cleaned, work / "lines", pool, progress
+            plan, config, reports, cleaned, work / "lines", pool, crew, progress
         )
-        kept = exact_duplicates(plan, config, reports, cleaned, work / "exact", progress)
+        kept = exact_duplicates(plan, config, reports, cleaned, work / "exact", crew, progress)
         near = work / "near"
-        kept = near_duplicates(plan, config, kept, reports, cleaned, near, pool, progress)
-        write_report(plan, config, kept, near)
+        kept = near_duplicates(plan, config, kept, reports, cleaned, near, pool, crew, progress)
+        if crew.leads:
+            write_report(plan, config, kept, near)
         selections = select(plan, config, kept, reports, cleaned, work / "select")
         marker = work / "tokenizer.json"
         tokenizer = ensure_tokenizer(
@@ -137,8 +154,11 @@ def _run_stages(
             work / "encode",
             tokenizer,
             pool,
+            crew,
             progress,
         )
+    if not crew.leads:
+        return None
     subsets = tuple(
         Subset(split, group.langs, tuple(shard.info for shard in shards[group.name, split]))
         for split in SPLITS
@@ -221,18 +241,29 @@ def _already_built(directory: Path, plan: Plan) -> DatasetIndex | None:
 
 
 @contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Holds the work folder against a second build."""
+def _locked(work: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
+    """Holds the work folder against a second build, or against a second process of this rank."""
     try:
         work.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{work.parent}: `output` is a file; name a folder") from None
-    with open(work / "lock", "w") as lock:
+    with ExitStack() as stack:
+        lock = stack.enter_context(open(work / "lock", "w"))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if world_size == 1:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                own = stack.enter_context(open(work / f"lock.{rank:05d}", "w"))
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            what = (
+                "another build"
+                if world_size == 1
+                else f"a build by itself, or another rank {rank},"
+            )
             raise UserError(
-                f"{work.parent}: another build is writing there; wait for it or stop it"
+                f"{work.parent}: {what} is writing there; wait for it or stop it"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -240,12 +271,12 @@ def _locked(work: Path) -> Iterator[None]:
         try:
             yield
         except UserError:
-            if [path.name for path in work.iterdir()] == ["lock"]:
+            if all(path.name == "lock" for path in work.iterdir()):
                 shutil.rmtree(work, ignore_errors=True)  # nothing was begun
             raise
 
 
-def _announce(plan: Plan, work: Path, progress: Progress) -> None:
+def _announce(plan: Plan, work: Path, progress: Progress, alone: bool) -> None:
     """Says what an interrupted build left, and removes what this one cannot use."""
     path = work / "plan.json"
     wanted = {unit.digest for unit in plan.units}
@@ -263,7 +294,8 @@ def _announce(plan: Plan, work: Path, progress: Progress) -> None:
     for file in (work / "clean").glob("*"):
         if file.name.split(".")[0] not in wanted:
             file.unlink()
-    _remove_temporary(work.parent)
+    if alone:  # else another rank may be writing
+        _remove_temporary(work.parent)
     write_atomically(path, json.dumps({"digest": plan.digest}).encode())
 
 
@@ -277,6 +309,15 @@ def _remove_temporary(directory: Path) -> None:
                 shutil.rmtree(path)
             elif path.is_file() and path.name.endswith(TEMPORARY_SUFFIX):
                 path.unlink()
+
+
+def _remove_folder(folder: Path, attempts: int) -> None:
+    """Removes a folder in which another rank may write its last beat."""
+    for attempt in range(attempts):
+        shutil.rmtree(folder, ignore_errors=attempt + 1 < attempts)
+        if not folder.exists():
+            return
+        time.sleep(0.2)
 
 
 def _remove_strays(directory: Path, index: DatasetIndex) -> None:

@@ -1,5 +1,7 @@
 """Finds what a build needs, without importing torch: nvcc, g++, torch's headers, visible GPUs.
 
+`python -m megaxlm_kernels.toolchain` says which nvcc there is; exit code 1 if there is none.
+
 nvcc may come from a CUDA toolkit or from PyPI. There it is spread over five wheels, all needed and
 all of one version: nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-runtime and
 nvidia-cuda-cccl (tried with 13.0; 271 MB installed). They share the folder nvidia/cu13.
@@ -12,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from dataclasses import dataclass
 from functools import cache
@@ -160,3 +163,18 @@ def check_architectures(names: tuple[str, ...], nvcc: Nvcc) -> None:
 
 def _output(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def main() -> int:
+    """Says which nvcc a build would take; returns the exit code."""
+    try:
+        nvcc = find_nvcc()
+    except BuildError as error:
+        print(error)
+        return 1
+    print(f"nvcc {nvcc.version[0]}.{nvcc.version[1]}: {nvcc.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,13 +39,15 @@ class Kept:
         with atomic_file(folder / f"{self.digest}.bits") as file:
             file.write(self.bits.data)
         content = {"duplicates": self.duplicates, "near_duplicates": self.near_duplicates}
-        write_atomically(folder / f"{self.digest}.json", json.dumps(content).encode())
+        write_atomically(kept_marker(folder, self.digest), json.dumps(content).encode())
 
 
-def read_kept(folder: Path, digest: str) -> Kept | None:
-    """Returns what an interrupted build saved, or None."""
-    try:
-        content = json.loads((folder / f"{digest}.json").read_text(encoding="utf-8"))
-        return Kept(digest, np.fromfile(folder / f"{digest}.bits", np.uint8), **content)
-    except FileNotFoundError:
-        return None
+def kept_marker(folder: Path, digest: str) -> Path:
+    """Returns the file that is there when a `Kept` is saved."""
+    return folder / f"{digest}.json"
+
+
+def read_kept(folder: Path, digest: str) -> Kept:
+    """Returns what was saved."""
+    content = json.loads(kept_marker(folder, digest).read_text(encoding="utf-8"))
+    return Kept(digest, np.fromfile(folder / f"{digest}.bits", np.uint8), **content)

@@ -1,9 +1,13 @@
-"""Stage 8: clean text to shards of tokens. Workers encode blocks, this process writes in order."""
+"""Stage 5: clean text to shards of tokens. Workers encode blocks, this process writes in order.
+
+A large group is cut into segments of about a gigabyte, each with shards of its own, so that ranks
+can share it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -13,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megaxlm.config.data_build import DataBuildConfig
-from megaxlm.data.shards import SPLITS, Split
+from megaxlm.data.shards import SPLITS, Split, write_atomically
 from megaxlm.data.tokenizer import Tokenizer
+from megaxlm_data.crew import Crew
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport
 from megaxlm_data.stages.plan import Group, Plan, digest_of
@@ -30,6 +35,7 @@ from megaxlm_data.writers.assembler import (
 from megaxlm_data.writers.cleaned import open_cleaned
 from megaxlm_data.writers.shards import EncodedSide
 
+SEGMENT_BLOCKS = 1024
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -37,8 +43,8 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 class EncodeTask:
     """A block to encode."""
 
-    group: int  # its place in the plan
-    index: int  # of the block in its group
+    segment: int  # its place among those made here
+    index: int  # of the block in its segment
     block: Block
     keep: npt.NDArray[np.bool_]  # (rows,) what deduplication left
     validation_below: int
@@ -47,13 +53,15 @@ class EncodeTask:
 
 
 @dataclass
-class _GroupWork:
-    """A group, its blocks and its shards."""
+class _Segment:
+    """A run of a group's blocks and its shards, which one rank makes."""
 
     group: Group
     blocks: list[Block]
     selection: Selection
     assemblers: dict[Split, Assembler]
+    done: Path  # a marker: all its shards are finished
+    text_bytes: int
 
     def first_positions(self) -> dict[Split, Position]:
         """Returns where each split goes on."""
@@ -62,27 +70,32 @@ class _GroupWork:
             first["validation"] = (len(self.blocks), 0)
         return first
 
-    def bytes_left(self, reports: dict[str, CleanReport]) -> int:
+    def bytes_left(self) -> int:
         """Returns about how much text will be read, as if all blocks were of one size."""
-        size = sum(reports[unit.digest].text_bytes for unit in self.group.units)
-        return size * (len(self.blocks) - self.first_block()) // len(self.blocks)
+        return self.text_bytes * (len(self.blocks) - self.first_block()) // len(self.blocks)
 
     def first_block(self) -> int:
         """Returns the first block that is not in finished shards whole."""
+        if self.done.exists():
+            return len(self.blocks)
         return min(block for block, _ in self.first_positions().values())
 
     def tasks(self, number: int, model: Path) -> Iterator[EncodeTask]:
-        """Yields what is left to encode; `number` is that of the group in the plan."""
+        """Yields what is left to encode; `number` is that of the segment among those made here."""
         first = self.first_positions()
         for index in range(self.first_block(), len(self.blocks)):
             block = self.blocks[index]
             keep, below = self.selection.rows(block), self.selection.validation_below
             yield EncodeTask(number, index, block, keep, below, first, model)
 
-    def finish(self) -> None:
-        """Writes the last shard of each split."""
+    def finish(self, run: Callable[[Callable[[], None]], None]) -> None:
+        """Writes the last shard of each split, and by `run`, after them, the marker."""
+        if self.done.exists():
+            return
         for assembler in self.assemblers.values():
             assembler.finish(len(self.blocks))
+        self.done.parent.mkdir(parents=True, exist_ok=True)
+        run(lambda: write_atomically(self.done, b"{}"))
 
 
 def encode(
@@ -94,9 +107,10 @@ def encode(
     folder: Path,
     tokenizer: Tokenizer,
     pool: WorkerPool,
+    crew: Crew,
     progress: Progress,
 ) -> dict[tuple[str, Split], list[CountedShard]]:
-    """Encodes what is not encoded yet.
+    """Encodes what is not encoded yet, of the segments that fall to this rank.
 
     Args:
         plan: The groups, in order.
@@ -107,61 +121,95 @@ def encode(
         folder: For the markers of finished shards.
         tokenizer: That of the data set.
         pool: Where blocks are encoded.
+        crew: The ranks that share the segments.
         progress: Where the bar is shown.
 
     Returns:
-        The shards of every group and split, in order, with their counts.
+        The shards of every group and split, in order, with their counts; nothing on a rank that
+        does not lead.
     """
-    pieces = (tokenizer.piece(token) for token in range(tokenizer.vocab_size))
-    byte_pieces = np.array([bool(_BYTE_PIECE.fullmatch(piece)) for piece in pieces])
-    writer = BackgroundWriter()
-    work = []
-    for group in plan.groups:
-        selection = selections[group.name]
-        digest = digest_of([selection.digest, tokenizer.sha256, config.shard_tokens])
-        assemblers = {
-            split: Assembler(
-                directory=config.output,
-                markers=folder / f"{group.name}.{digest}",
-                split=split,
-                langs=group.langs,
-                shard_tokens=config.shard_tokens,
-                byte_pieces=byte_pieces,
-                run=writer,
-            )
-            for split in SPLITS
-        }
-        blocks = list(blocks_of(group, reports, cleaned))
-        work.append(_GroupWork(group, blocks, selection, assemblers))
+    segments = _segments(
+        plan, config, selections, reports, cleaned, folder, tokenizer, writer := BackgroundWriter()
+    )
+    mine = crew.mine([segment.text_bytes for segment in segments])
+    work = [segment for segment, is_mine in zip(segments, mine, strict=True) if is_mine]
     _resume(work, progress)
 
     model = tokenizer.model_path
-    # a group's tasks are made before its first block comes back: they see where it stood at first
+    # a segment's tasks are made before its first block comes back: they see where it stood at first
     tasks = chain.from_iterable([each.tasks(number, model) for number, each in enumerate(work)])
-    total = sum(each.bytes_left(reports) for each in work)
+    total = sum(each.bytes_left() for each in work)
     with writer, progress.bar("encode", total, "B") as bar:
         current = 0
         for task, rows in pool.map(encode_block, tasks, "tasks", bar.update):
-            while current < task.group:
-                work[current].finish()
+            while current < task.segment:
+                work[current].finish(writer)
                 current += 1
             for split in SPLITS:
                 work[current].assemblers[split].add(rows[split])
         for each in work[current:]:
-            each.finish()
+            each.finish(writer)
         writer.wait()
-    return {
-        (each.group.name, split): assembler.shards
-        for each in work
-        for split, assembler in each.assemblers.items()
-    }
+    if not crew.leads:
+        return {}
+    crew.wait("encode", lambda: [each for each in segments if not each.done.exists()])
+    shards: dict[tuple[str, Split], list[CountedShard]] = {}
+    for each, is_mine in zip(segments, mine, strict=True):
+        for split, assembler in each.assemblers.items():
+            if not is_mine:
+                assembler.collect()
+            shards.setdefault((each.group.name, split), []).extend(assembler.shards)
+    return shards
 
 
-def _resume(work: list[_GroupWork], progress: Progress) -> None:
+def _segments(
+    plan: Plan,
+    config: DataBuildConfig,
+    selections: dict[str, Selection],
+    reports: dict[str, CleanReport],
+    cleaned: Path,
+    folder: Path,
+    tokenizer: Tokenizer,
+    writer: BackgroundWriter,
+) -> list[_Segment]:
+    pieces = (tokenizer.piece(token) for token in range(tokenizer.vocab_size))
+    byte_pieces = np.array([bool(_BYTE_PIECE.fullmatch(piece)) for piece in pieces])
+    segments = []
+    for group in plan.groups:
+        selection = selections[group.name]
+        digest = digest_of([selection.digest, tokenizer.sha256, config.shard_tokens])
+        blocks = list(blocks_of(group, reports, cleaned))
+        size = sum(reports[unit.digest].text_bytes for unit in group.units)
+        for start in range(0, len(blocks), SEGMENT_BLOCKS):
+            part = blocks[start : start + SEGMENT_BLOCKS]
+            # Most groups are one segment, whose shards have plain numbers.
+            prefix = f"{start // SEGMENT_BLOCKS:05d}-" if len(blocks) > SEGMENT_BLOCKS else ""
+            markers = folder / f"{group.name}.{prefix}{digest}"
+            assemblers = {
+                split: Assembler(
+                    directory=config.output,
+                    markers=markers,
+                    split=split,
+                    langs=group.langs,
+                    shard_tokens=config.shard_tokens,
+                    byte_pieces=byte_pieces,
+                    run=writer,
+                    prefix=prefix,
+                )
+                for split in SPLITS
+            }
+            text_bytes = size * len(part) // len(blocks)
+            done = markers / "done"
+            segments.append(_Segment(group, part, selection, assemblers, done, text_bytes))
+    return segments
+
+
+def _resume(work: list[_Segment], progress: Progress) -> None:
     shards = 0
     for each in work:
         for split, assembler in each.assemblers.items():
             if not assembler.resume():
+                each.done.unlink(missing_ok=True)
                 progress.warn(
                     f"{split}/{each.group.name}: a finished shard of the interrupted build is "
                     "missing or altered; it is made again"

@@ -1,4 +1,4 @@
-"""Stage 3, if asked for: lines go that an earlier document of the language holds too.
+"""Stage 2, last part, if asked for: lines go that an earlier document of the language holds too.
 
     hash      a chunk of blocks to sorted records of (hash of a line, row)
     repeat    a range of hashes, out of all chunks, to sorted records of (row, hash that goes)
@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import numpy as np
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.config.data_deduplication import LineDeduplicationConfig
 from megaxlm.data.shards import write_atomically
+from megaxlm_data.crew import Crew
 from megaxlm_data.dedup import records as sorted_records
 from megaxlm_data.dedup.lines import line_records, repeats, without_lines
 from megaxlm_data.dedup.records import (
@@ -42,6 +42,7 @@ from megaxlm_data.stages.chunks import Chunk, chunks_of, remove_temporary
 from megaxlm_data.stages.clean import CleanReport, cleaned_path
 from megaxlm_data.stages.plan import Group, Plan, Unit, digest_of
 from megaxlm_data.stages.select import Block, blocks_of
+from megaxlm_data.stages.tasks import run_tasks
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.atomic import atomic_file
 from megaxlm_data.writers.cleaned import CleanedWriter, open_cleaned
@@ -53,10 +54,12 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class _Work:
-    """The files of a group that is under way."""
+    """A group's files, until it is done."""
 
     folder: Path
+    done: Path  # a marker: all units are rewritten
     chunks: int
+    most_records: int
     settings: LineDeduplicationConfig
     bucket_records: int
 
@@ -66,37 +69,57 @@ class _Work:
     def repeats(self, bucket: int) -> Path:
         return self.folder / f"{bucket:06d}.repeats"
 
+    @property
     def buckets(self) -> list[tuple[int, int]]:
-        """The ranges of hashes; known once all records are there."""
-        sizes = (self.records(number).stat().st_size for number in range(self.chunks))
-        return bucket_bounds(sum(sizes) // RECORD.itemsize, self.bucket_records)
+        """The ranges of hashes, by an upper bound of the number of records."""
+        return bucket_bounds(self.most_records, self.bucket_records)
 
 
 @dataclass(frozen=True)
-class _HashTask:
+class _Task:
     work: _Work
+
+    @property
+    def group_done(self) -> Path:
+        return self.work.done
+
+
+@dataclass(frozen=True)
+class _HashTask(_Task):
     chunk: Chunk
 
+    @property
+    def size(self) -> int:
+        return self.chunk.stop - self.chunk.start
+
+    @property
+    def result(self) -> Path:
+        return self.work.records(self.chunk.number)
+
 
 @dataclass(frozen=True)
-class _RepeatTask:
-    work: _Work
+class _RepeatTask(_Task):
     bucket: int
-    first: int
-    end: int
+    size: int = 1
+
+    @property
+    def result(self) -> Path:
+        return self.work.repeats(self.bucket)
 
 
 @dataclass(frozen=True)
-class _RewriteTask:
-    work: _Work
-    buckets: int
+class _RewriteTask(_Task):
     blocks: tuple[Block, ...]
     lang: str
     min_document_chars: int
     report: CleanReport
     source: Path
     target: Path
-    marker: Path
+    result: Path  # the marker
+
+    @property
+    def size(self) -> int:
+        return self.report.kept
 
 
 def deduplicate_lines(
@@ -106,6 +129,7 @@ def deduplicate_lines(
     cleaned: Path,
     folder: Path,
     pool: WorkerPool,
+    crew: Crew,
     progress: Progress,
 ) -> tuple[Plan, dict[str, CleanReport], Path]:
     """Takes out lines that an earlier document of the same language holds.
@@ -117,6 +141,7 @@ def deduplicate_lines(
         cleaned: The folder of clean text.
         folder: For the files of this stage.
         pool: Where tasks run.
+        crew: The ranks that share them.
         progress: Where the bars are shown.
 
     Returns:
@@ -127,18 +152,19 @@ def deduplicate_lines(
     if settings is None:
         return plan, reports, cleaned
     folder.mkdir(parents=True, exist_ok=True)
-    groups, left, waiting = [], dict[str, CleanReport](), list[tuple[Group, Group]]()
+    works, groups, left = [], [], dict[str, CleanReport]()
     for group in plan.groups:
         after = group if group.is_bitext else _renamed(group, config, settings)
         groups.append(after)
-        if group.is_bitext:
-            for unit in group.units:
-                _link(cleaned_path(cleaned, unit), cleaned_path(folder, unit))
-                left[unit.digest] = reports[unit.digest]
-        elif not all(_finished(folder, unit) for unit in after.units):
-            waiting.append((group, after))
-    _tidy(folder, groups, waiting)
-    _run(waiting, config, settings, reports, cleaned, folder, pool, progress)
+        if not group.is_bitext:
+            works.append((_work(group, after, settings, reports, cleaned, folder), group, after))
+            continue
+        for unit in group.units:
+            _link(cleaned_path(cleaned, unit), cleaned_path(folder, unit))
+            left[unit.digest] = reports[unit.digest]
+    if crew.leads:
+        _tidy(folder, groups, alone=crew.world_size == 1)
+    _run(works, config, reports, cleaned, folder, pool, crew, progress)
     for group in groups:
         for unit in group.units:
             if unit.digest not in left:
@@ -166,71 +192,69 @@ def _marker(folder: Path, unit: Unit) -> Path:
     return folder / f"{unit.digest}.json"
 
 
-def _finished(folder: Path, unit: Unit) -> bool:
-    return _marker(folder, unit).exists() and cleaned_path(folder, unit).exists()
-
-
-def _work_folder(folder: Path, after: Group) -> Path:
-    return folder / f"{after.units[0].digest}.work"
-
-
-def _tidy(folder: Path, groups: list[Group], waiting: list[tuple[Group, Group]]) -> None:
-    """Removes what builds of another config left, and what killed ones left half written."""
-    names = {cleaned_path(folder, unit).name for group in groups for unit in group.units}
-    names |= {_marker(folder, unit).name for group in groups for unit in group.units}
-    names |= {_work_folder(folder, after).name for _, after in waiting}
-    for path in folder.iterdir():
-        if path.name not in names:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    remove_temporary(folder)
-
-
-def _run(
-    waiting: list[tuple[Group, Group]],
-    config: DataBuildConfig,
+def _work(
+    group: Group,
+    after: Group,
     settings: LineDeduplicationConfig,
     reports: dict[str, CleanReport],
     cleaned: Path,
     folder: Path,
+) -> _Work:
+    name = after.units[0].digest
+    size = sum(reports[unit.digest].text_bytes for unit in group.units)
+    return _Work(
+        folder / f"{name}.work",
+        folder / f"{name}.done",
+        len(chunks_of(blocks_of(group, reports, cleaned))),
+        size // settings.min_chars,  # a character takes a byte at least
+        settings,
+        sorted_records.BUCKET_RECORDS,
+    )
+
+
+def _tidy(folder: Path, groups: list[Group], alone: bool) -> None:
+    """Removes what builds of another config left, and what killed ones left half written."""
+    units = [unit for group in groups for unit in group.units]
+    names = {cleaned_path(folder, unit).name for unit in units}
+    names |= {f"{unit.digest}.{kind}" for unit in units for kind in ("json", "done", "work")}
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.suffix == ".work" and path.with_suffix(".done").exists():
+            shutil.rmtree(path)
+    if alone:  # else another rank may be writing
+        remove_temporary(folder)
+
+
+def _run(
+    works: list[tuple[_Work, Group, Group]],
+    config: DataBuildConfig,
+    reports: dict[str, CleanReport],
+    cleaned: Path,
+    folder: Path,
     pool: WorkerPool,
+    crew: Crew,
     progress: Progress,
 ) -> None:
-    """Runs the tasks whose files are not there yet."""
-    works, hash_tasks = [], []
-    for group, after in waiting:
+    """Does the tasks of all groups that are not done."""
+    hashes, repeats_, rewrites = list[_HashTask](), list[_RepeatTask](), list[_RewriteTask]()
+    for work, group, after in works:
+        if not work.done.exists():
+            work.folder.mkdir(exist_ok=True)
         pieces = chunks_of(blocks_of(group, reports, cleaned))
-        work = _Work(
-            _work_folder(folder, after), len(pieces), settings, sorted_records.BUCKET_RECORDS
-        )
-        work.folder.mkdir(exist_ok=True)
-        works.append(work)
-        for chunk in pieces:
-            if not work.records(chunk.number).exists():
-                hash_tasks.append(_HashTask(work, chunk))
-    rows = sum(task.chunk.stop - task.chunk.start for task in hash_tasks)
-    with progress.bar("lines", rows, "doc") as bar:
-        for _ in pool.map(_hash, hash_tasks, "finished", bar.update):
-            pass
-    repeat_tasks = [
-        _RepeatTask(work, bucket, first, end)
-        for work in works
-        for bucket, (first, end) in enumerate(work.buckets())
-        if not work.repeats(bucket).exists()
-    ]
-    with progress.bar("repeats", len(repeat_tasks), "bucket") as bar:
-        for _ in pool.map(_repeat, repeat_tasks, "finished", bar.update):
-            pass
-    rewrite_tasks = [
-        task
-        for work, (group, after) in zip(works, waiting, strict=True)
-        for task in _rewrite_tasks(work, group, after, config, reports, cleaned, folder)
-    ]
-    rows = sum(task.report.kept for task in rewrite_tasks)
-    with progress.bar("rewrite", rows, "doc") as bar:
-        for _ in pool.map(_rewrite, rewrite_tasks, "finished", bar.update):
-            pass
-    for work in works:
-        shutil.rmtree(work.folder)
+        hashes += [_HashTask(work, chunk) for chunk in pieces]
+        repeats_ += [_RepeatTask(work, bucket) for bucket in range(len(work.buckets))]
+        rewrites += _rewrite_tasks(work, group, after, config, reports, cleaned, folder)
+    run_tasks("lines", "doc", _hash, hashes, pool, crew, progress)
+    run_tasks("repeats", "bucket", _repeat, repeats_, pool, crew, progress)
+    run_tasks("rewrite", "doc", _rewrite, rewrites, pool, crew, progress)
+    for work, _, _ in works:
+        if crew.leads and not work.done.exists():
+            write_atomically(work.done, b"{}")
+            shutil.rmtree(work.folder)
+    crew.wait("lines", lambda: [work for work, _, _ in works if not work.done.exists()])
 
 
 def _rewrite_tasks(
@@ -242,23 +266,21 @@ def _rewrite_tasks(
     cleaned: Path,
     folder: Path,
 ) -> Iterator[_RewriteTask]:
-    row, buckets = 0, len(work.buckets())
+    row = 0
     for unit, new in zip(group.units, after.units, strict=True):
         alone = blocks_of(replace(group, units=(unit,)), reports, cleaned)
         blocks = tuple(replace(b, start=b.start + row, stop=b.stop + row) for b in alone)
         row = blocks[-1].stop if blocks else row
-        if not _finished(folder, new):
-            yield _RewriteTask(
-                work,
-                buckets,
-                blocks,
-                group.name,
-                config.filters.min_document_chars,
-                reports[unit.digest],
-                cleaned_path(cleaned, unit),
-                cleaned_path(folder, new),
-                _marker(folder, new),
-            )
+        yield _RewriteTask(
+            work,
+            blocks,
+            group.name,
+            config.filters.min_document_chars,
+            reports[unit.digest],
+            cleaned_path(cleaned, unit),
+            cleaned_path(folder, new),
+            _marker(folder, new),
+        )
 
 
 def _hash(task: _HashTask) -> None:
@@ -269,19 +291,20 @@ def _hash(task: _HashTask) -> None:
         (texts,) = open_cleaned(block.path, True).texts(block.number, np.ones(len(rows), np.bool_))
         found.append(line_records(texts, rows, min_chars))
         advance(len(rows))
-    write_sorted(task.work.records(task.chunk.number), np.concatenate(found))
+    write_sorted(task.result, np.concatenate(found))
 
 
 def _repeat(task: _RepeatTask) -> None:
     work = task.work
     paths = [work.records(number) for number in range(work.chunks)]
-    found = repeats(read_range(paths, task.first, task.end), work.settings.max_documents)
-    write_sorted(work.repeats(task.bucket), found)
-    advance(1)
+    found = repeats(read_range(paths, *work.buckets[task.bucket]), work.settings.max_documents)
+    write_sorted(task.result, found)
+    advance(task.size)
 
 
 def _rewrite(task: _RewriteTask) -> None:
-    files = [SortedFile(task.work.repeats(bucket)) for bucket in range(task.buckets)]
+    work = task.work
+    files = [SortedFile(work.repeats(bucket)) for bucket in range(len(work.buckets))]
     first, end = (task.blocks[0].start, task.blocks[-1].stop) if task.blocks else (0, 0)
     if all(file.place(first) == file.place(end) for file in files):
         _link(task.source, task.target)
@@ -289,7 +312,7 @@ def _rewrite(task: _RewriteTask) -> None:
         advance(report.kept)
     else:
         report = _rewritten(task, files)
-    write_atomically(task.marker, json.dumps(asdict(report)).encode())
+    write_atomically(task.result, json.dumps(asdict(report)).encode())
 
 
 def _rewritten(task: _RewriteTask, files: list[SortedFile]) -> CleanReport:
@@ -336,11 +359,11 @@ def _by_row(going: Records, block: Block) -> list[np.ndarray[tuple[int], np.dtyp
 
 def _link(source: Path, target: Path) -> None:
     """Gives a file a second name; copies it where the file system can't."""
-    if target.exists():
-        return
-    with suppress(OSError):
+    try:
         os.link(source, target)
+    except FileExistsError:
         return
-    with open(source, "rb") as old, atomic_file(target) as new:
-        while part := old.read(1 << 20):
-            new.write(part)
+    except OSError:
+        with open(source, "rb") as old, atomic_file(target) as new:
+            while part := old.read(1 << 20):
+                new.write(part)

@@ -1,4 +1,4 @@
-"""Stage 5, if asked for: near duplicates within a language go, the first of each cluster stays.
+"""Stage 3, if asked for: near duplicates in a language go, the first of each cluster stays.
 
     sign      a chunk of blocks to signatures and to sorted records of (hash of a band, row)
     match     a range of hashes, out of all chunks, to pairs that share a hash
@@ -27,9 +27,10 @@ import numpy.typing as npt
 
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.config.data_deduplication import NearDuplicatesConfig
+from megaxlm_data.crew import Crew
 from megaxlm_data.dedup import records as sorted_records
 from megaxlm_data.dedup.clusters import Clusters
-from megaxlm_data.dedup.kept import Kept, read_kept
+from megaxlm_data.dedup.kept import Kept, kept_marker, read_kept
 from megaxlm_data.dedup.lsh import band_records, candidate_pairs
 from megaxlm_data.dedup.minhash import Shingling, band_hashes, has_shingles, sign
 from megaxlm_data.dedup.records import RECORD, bucket_bounds, read_pieces, read_range, write_sorted
@@ -39,8 +40,9 @@ from megaxlm_data.stages import chunks
 from megaxlm_data.stages.chunks import Chunk, chunks_of, remove_temporary
 from megaxlm_data.stages.clean import CleanReport
 from megaxlm_data.stages.near_samples import write_samples
-from megaxlm_data.stages.plan import Group, Plan, digest_of
+from megaxlm_data.stages.plan import Plan, digest_of
 from megaxlm_data.stages.select import blocks_of
+from megaxlm_data.stages.tasks import run_tasks
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.atomic import atomic_file
 from megaxlm_data.writers.cleaned import open_cleaned
@@ -52,9 +54,10 @@ _VERSION = 1  # of signatures: raised when they change
 
 @dataclass(frozen=True)
 class _Work:
-    """The files of a group that is under way."""
+    """A group's files, until it is done."""
 
     folder: Path
+    done: Path  # the marker of what stays
     starts: tuple[int, ...]  # first row of each chunk
     rows: int
     config: NearDuplicatesConfig
@@ -83,32 +86,58 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _SignTask:
+class _ChunkTask:
     work: _Work
     chunk: Chunk
+
+    @property
+    def size(self) -> int:
+        return self.chunk.stop - self.chunk.start
+
+    @property
+    def group_done(self) -> Path:
+        return self.work.done
+
+
+@dataclass(frozen=True)
+class _SignTask(_ChunkTask):
     bits: npt.NDArray[np.uint8]  # of the rows of the chunk, 1 for those that stay
+
+    @property
+    def result(self) -> Path:
+        return self.work.records(self.chunk.number)
+
+
+@dataclass(frozen=True)
+class _VerifyTask(_ChunkTask):
+    @property
+    def result(self) -> Path:
+        return self.work.similar(self.chunk.number)
 
 
 @dataclass(frozen=True)
 class _MatchTask:
     work: _Work
     bucket: int
+    size: int = 1
+
+    @property
+    def result(self) -> Path:
+        return self.work.pairs(self.bucket)
+
+    @property
+    def group_done(self) -> Path:
+        return self.work.done
 
 
 @dataclass(frozen=True)
-class _VerifyTask:
-    work: _Work
-    chunk: int
+class _Group:
+    """A group, its files and what exact deduplication left of it."""
 
-
-@dataclass(frozen=True)
-class _Open:
-    """A group that is not done."""
-
-    group: Group
+    name: str
     work: _Work
     chunks: list[Chunk]
-    kept: Kept
+    before: Kept
     digest: str
 
 
@@ -120,6 +149,7 @@ def near_duplicates(
     cleaned: Path,
     folder: Path,
     pool: WorkerPool,
+    crew: Crew,
     progress: Progress,
 ) -> dict[str, Kept]:
     """Takes near duplicates out of what exact deduplication left.
@@ -132,6 +162,7 @@ def near_duplicates(
         cleaned: The folder of clean text.
         folder: For the files of this stage.
         pool: Where tasks run.
+        crew: The ranks that share them.
         progress: Where the bars are shown.
 
     Returns:
@@ -141,30 +172,30 @@ def near_duplicates(
     if settings is None:
         return kept
     folder.mkdir(parents=True, exist_ok=True)
-    result, waiting = dict(kept), []
+    groups = []
     for group in plan.groups:
         if group.is_bitext:
             continue
         before = kept[group.name]
         digest = near_digest(before, settings)
-        if (done := read_kept(folder, digest)) is not None:
-            result[group.name] = done
-            continue
         pieces = chunks_of(blocks_of(group, reports, cleaned))
-        work = _Work(
-            folder / digest,
-            tuple(chunk.start for chunk in pieces),
-            pieces[-1].stop,
-            settings,
-            sorted_records.BUCKET_RECORDS,
-        )
-        waiting.append(_Open(group, work, pieces, before, digest))
-    _tidy(folder, [each.digest for each in waiting])
-    _run(waiting, pool, progress)
+        starts = tuple(chunk.start for chunk in pieces)
+        done, buckets = kept_marker(folder, digest), sorted_records.BUCKET_RECORDS
+        work = _Work(folder / digest, done, starts, pieces[-1].stop, settings, buckets)
+        groups.append(_Group(group.name, work, pieces, before, digest))
+    waiting = [each for each in groups if not each.work.done.exists()]
+    if crew.leads:
+        _tidy(folder, [each.digest for each in waiting], alone=crew.world_size == 1)
     for each in waiting:
-        result[each.group.name] = _unite(each, folder)
-        shutil.rmtree(each.work.folder)
-    return result
+        each.work.folder.mkdir(exist_ok=True)
+    _run(groups, pool, crew, progress)
+    mine = crew.mine([each.work.rows for each in groups])
+    for each, is_mine in zip(groups, mine, strict=True):
+        if is_mine and not each.work.done.exists():
+            _unite(each, folder)
+            shutil.rmtree(each.work.folder)
+    crew.wait("unite", lambda: [each for each in groups if not each.work.done.exists()])
+    return {**kept, **{each.name: read_kept(folder, each.digest) for each in groups}}
 
 
 def near_digest(before: Kept, settings: NearDuplicatesConfig) -> str:
@@ -174,48 +205,28 @@ def near_digest(before: Kept, settings: NearDuplicatesConfig) -> str:
     return digest_of([key, before.digest, settings.model_dump()])
 
 
-def _tidy(folder: Path, wanted: list[str]) -> None:
+def _tidy(folder: Path, wanted: list[str], alone: bool) -> None:
     """Removes what builds of another config left, and what killed ones left half written."""
     for path in folder.iterdir():
         if path.is_dir() and path.name not in wanted:
             shutil.rmtree(path)
-    remove_temporary(folder)
+    if alone:  # else another rank may be writing
+        remove_temporary(folder)
 
 
-def _run(waiting: list[_Open], pool: WorkerPool, progress: Progress) -> None:
-    """Runs the tasks whose files are not there yet."""
-    sign_tasks = [
-        _SignTask(each.work, chunk, _bits(each.kept, chunk))
-        for each in waiting
+def _run(groups: list[_Group], pool: WorkerPool, crew: Crew, progress: Progress) -> None:
+    """Does all but to unite."""
+    works = [each.work for each in groups]
+    signs = [
+        _SignTask(each.work, chunk, _bits(each.before, chunk))
+        for each in groups
         for chunk in each.chunks
-        if not each.work.records(chunk.number).exists()
     ]
-    rows = sum(task.chunk.stop - task.chunk.start for task in sign_tasks)
-    if done := sum(len(each.chunks) for each in waiting) - len(sign_tasks):
-        progress.say(f"sign: {done} chunks of text are already done")
-    for each in waiting:
-        each.work.folder.mkdir(exist_ok=True)
-    with progress.bar("sign", rows, "doc") as bar:
-        for _ in pool.map(_sign, sign_tasks, "finished", bar.update):
-            pass
-    match_tasks = [
-        _MatchTask(each.work, bucket)
-        for each in waiting
-        for bucket in range(len(each.work.buckets))
-        if not each.work.pairs(bucket).exists()
-    ]
-    with progress.bar("match", len(match_tasks), "bucket") as bar:
-        for _ in pool.map(_match, match_tasks, "finished", bar.update):
-            pass
-    verify_tasks = [
-        _VerifyTask(each.work, chunk.number)
-        for each in waiting
-        for chunk in each.chunks
-        if not each.work.similar(chunk.number).exists()
-    ]
-    with progress.bar("verify", len(verify_tasks), "chunk") as bar:
-        for _ in pool.map(_verify, verify_tasks, "finished", bar.update):
-            pass
+    run_tasks("sign", "doc", _sign, signs, pool, crew, progress)
+    matches = [_MatchTask(work, bucket) for work in works for bucket in range(len(work.buckets))]
+    run_tasks("match", "bucket", _match, matches, pool, crew, progress)
+    verifies = [_VerifyTask(each.work, chunk) for each in groups for chunk in each.chunks]
+    run_tasks("verify", "doc", _verify, verifies, pool, crew, progress)
 
 
 def _bits(kept: Kept, chunk: Chunk) -> npt.NDArray[np.uint8]:
@@ -242,7 +253,7 @@ def _sign(task: _SignTask) -> None:
                 band_records(band_hashes(signatures[filled], settings.bands), numbers[filled])
             )
             advance(len(rows))
-    write_sorted(work.records(task.chunk.number), np.concatenate(found))
+    write_sorted(task.result, np.concatenate(found))
 
 
 def _match(task: _MatchTask) -> None:
@@ -250,27 +261,25 @@ def _match(task: _MatchTask) -> None:
     first, end = work.buckets[task.bucket]
     paths = [work.records(number) for number in range(len(work.starts))]
     pairs = candidate_pairs(read_range(paths, first, end))
-    with atomic_file(work.pairs(task.bucket)) as file:
+    with atomic_file(task.result) as file:
         file.write(pairs.tobytes())
-    advance(1)
+    advance(task.size)
 
 
 def _verify(task: _VerifyTask) -> None:
     work = task.work
-    start = work.starts[task.chunk]
-    stop = [*work.starts, work.rows][task.chunk + 1]
     needed = math.ceil(work.config.threshold * work.config.num_permutations - 1e-9)
     signatures = work.signature_files()
     paths = [work.pairs(bucket) for bucket in range(len(work.buckets))]
-    with atomic_file(work.similar(task.chunk)) as file:
-        for _, _, pairs in read_pieces(paths, start, stop, _PIECE_PAIRS):
+    with atomic_file(task.result) as file:
+        for _, _, pairs in read_pieces(paths, task.chunk.start, task.chunk.stop, _PIECE_PAIRS):
             pairs = sorted_records.unique(pairs)
             agreeing = signatures.agreement(pairs["key"], pairs["value"])
             file.write(pairs[agreeing >= needed].tobytes())
-    advance(1)
+    advance(task.size)
 
 
-def _unite(each: _Open, folder: Path) -> Kept:
+def _unite(each: _Group, folder: Path) -> None:
     """Forms the clusters of a group and saves what stays."""
     work = each.work
     clusters = Clusters(work.rows)
@@ -278,7 +287,7 @@ def _unite(each: _Open, folder: Path) -> Kept:
         with open(work.similar(chunk.number), "rb") as file:
             while len(pairs := np.fromfile(file, RECORD, _PIECE_ROWS)):
                 clusters.unite(pairs["key"].astype(np.int64), pairs["value"].astype(np.int64))
-    bits = each.kept.bits.copy()
+    bits = each.before.bits.copy()
     dropped = 0
     for start in range(0, work.rows, _PIECE_ROWS):  # a multiple of 8
         rows = np.arange(start, min(work.rows, start + _PIECE_ROWS))
@@ -288,12 +297,10 @@ def _unite(each: _Open, folder: Path) -> Kept:
         bits[start >> 3 : (start >> 3) + len(packed)] &= ~packed
     write_samples(
         folder / f"{each.digest}.jsonl",
-        each.group.name,
+        each.name,
         [block for chunk in each.chunks for block in chunk.blocks],
         clusters,
         work.signature_files(),
         work.config,
     )
-    kept = Kept(each.digest, bits, each.kept.duplicates, dropped)
-    kept.save(folder)
-    return kept
+    Kept(each.digest, bits, each.before.duplicates, dropped).save(folder)

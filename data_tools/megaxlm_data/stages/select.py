@@ -1,4 +1,4 @@
-"""Stage 6: which of the documents that deduplication left are validation.
+"""Stage 3, last part: which of the documents that deduplication left are validation.
 
 Validation is chosen by content alone: a document belongs to it if its id (a uniform 64-bit hash of
 its text) is below a threshold.

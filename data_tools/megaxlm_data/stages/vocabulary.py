@@ -1,4 +1,4 @@
-"""Stage 7: the tokenizer, an existing one or one trained on a balanced sample of the clean text.
+"""Stage 4: the tokenizer, an existing one or one trained on a balanced sample of the clean text.
 
 Languages are sampled with p ~ bytes^alpha (XLM-R, arXiv:1911.02116, section 3.1). A small language
 gets its share by repetition, at most `MAX_REPEATS` times; what it cannot take goes to the others.

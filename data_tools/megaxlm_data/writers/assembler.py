@@ -125,6 +125,7 @@ class Assembler:
 
     Attributes:
         run: What runs the writing of a shard, in order.
+        prefix: Of the names of shards, which are numbers.
         shards: What is finished.
         next: Where the first document that is in no finished shard stands.
     """
@@ -136,6 +137,7 @@ class Assembler:
     shard_tokens: int
     byte_pieces: npt.NDArray[np.bool_]  # (vocabulary,) which ids are bytes of byte fallback
     run: Callable[[Callable[[], None]], None] = _at_once
+    prefix: str = ""
     shards: list[CountedShard] = field(default_factory=list)
     next: Position = (0, 0)
     _held: list[EncodedRows] = field(default_factory=list)
@@ -149,20 +151,24 @@ class Assembler:
             False if a shard that its marker calls finished is missing or altered; that shard and
             the ones after it will be made again.
         """
+        self.collect()
+        for number, shard in enumerate(self.shards):
+            path = self.directory / shard.info.path
+            if not path.exists() or file_xxh3(path) != shard.info.xxh3:
+                for stale in range(number, len(self.shards)):
+                    self._marker(stale).unlink()
+                self.collect()
+                return False
+        return True
+
+    def collect(self) -> None:
+        """Takes over what markers call finished, without a look at the shards themselves."""
+        self.shards, self.next = [], (0, 0)
         while (marker := self._marker(len(self.shards))).exists():
             content: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-            info = ShardInfo(**content["info"])
-            path = self.directory / info.path
-            if not path.exists() or file_xxh3(path) != info.xxh3:
-                number = len(self.shards)
-                while (stale := self._marker(number)).exists():
-                    stale.unlink()
-                    number += 1
-                return False
-            self.shards.append(CountedShard(info, content["counts"]))
+            self.shards.append(CountedShard(ShardInfo(**content["info"]), content["counts"]))
             self.next = tuple(content["next"])
-            self._flushed = len(self.shards)
-        return True
+        self._flushed = len(self.shards)
 
     def add(self, encoded: EncodedRows) -> None:
         """Takes the next documents; writes every shard that they fill."""
@@ -200,7 +206,7 @@ class Assembler:
             )
             for side in range(len(self.langs))
         ]
-        path = f"{self.split}/{'-'.join(self.langs)}/{number:05d}.arrow"
+        path = f"{self.split}/{'-'.join(self.langs)}/{self.prefix}{number:05d}.arrow"
         doc_ids = np.concatenate([part.doc_ids for part in held])
         info = write_shard(self.directory, path, sides, doc_ids)
         counts = {

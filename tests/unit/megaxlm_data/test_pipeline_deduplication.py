@@ -93,7 +93,8 @@ from megaxlm_data.pipeline import build
 from megaxlm_data.stages import chunks
 if __name__ == "__main__":
     records.BUCKET_RECORDS, chunks.SIZES = 400, (1, 1)  # many small tasks
-    build(DataBuildConfig(**json.load(open(sys.argv[1]))), progress=False)
+    rank, world_size = map(int, sys.argv[2:]) if len(sys.argv) > 2 else (0, 1)
+    build(DataBuildConfig(**json.load(open(sys.argv[1]))), False, rank, world_size)
 """
 PHASES = (
     "lines/*/*.records",
@@ -109,14 +110,19 @@ PHASES = (
 )
 
 
+def script(folder, settings):
+    """Returns a command that builds, and its environment."""
+    (folder / "build.py").write_text(SCRIPT)
+    (folder / "config.json").write_text(json.dumps(settings.model_dump(mode="json")))
+    command = [sys.executable, str(folder / "build.py"), str(folder / "config.json")]
+    return command, {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def test_killed_in_every_phase_it_ends_with_the_same_bytes(config, tree_hash, tmp_path):
     reference = config("reference")
     build(reference, progress=False)
     settings = config("killed", workers=2)
-    (tmp_path / "build.py").write_text(SCRIPT)
-    (tmp_path / "config.json").write_text(json.dumps(settings.model_dump(mode="json")))
-    command = [sys.executable, str(tmp_path / "build.py"), str(tmp_path / "config.json")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command, environment = script(tmp_path, settings)
     rng, killed = random.Random(9), []
     for phase in PHASES:  # what the build has made decides when, and then a throw
         process = subprocess.Popen(command, env=environment)
@@ -132,4 +138,29 @@ def test_killed_in_every_phase_it_ends_with_the_same_bytes(config, tree_hash, tm
             break
     assert len(killed) >= 8
     subprocess.run(command, env=environment, check=True, timeout=600)
+    assert tree_hash(settings.output) == tree_hash(reference.output)
+
+
+def test_ranks_share_the_work_and_one_that_died_is_started_again(config, tree_hash, tmp_path):
+    reference = config("reference")
+    build(reference, progress=False)
+    settings = config("ranks")
+    command, environment = script(tmp_path, settings)
+
+    def start(rank):
+        return subprocess.Popen([*command, str(rank), "2"], env=environment)
+
+    lead, other = start(0), start(1)
+    try:
+        while not glob.glob(f"{settings.output}/.build/near/*/*.records") and lead.poll() is None:
+            time.sleep(0.001)
+        other.kill()
+        other.wait()
+        other = start(1)
+        assert lead.wait(300) == 0
+        assert other.wait(300) == 0
+    finally:
+        for process in (lead, other):
+            process.kill()
+            process.wait()
     assert tree_hash(settings.output) == tree_hash(reference.output)

@@ -176,3 +176,15 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert main(["--cpu", "--out", str(tmp_path / "file" / "below")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "set MEGAXLM_KERNELS_DIR" in error
+
+
+def test_the_toolchain_says_which_nvcc_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fake_nvcc(tmp_path, "12.6")
+    only_candidates(monkeypatch, path)
+    assert toolchain.main() == 0
+    assert capsys.readouterr().out == f"nvcc 12.6: {path}\n"
+    only_candidates(monkeypatch)
+    assert toolchain.main() == 1
+    assert capsys.readouterr().out.startswith("no nvcc in CUDA_HOME")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from megaxlm_data.crew import Crew
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.exact import exact_duplicates
@@ -31,22 +32,36 @@ class Prepared:
     def __post_init__(self):
         self.plan = make_plan(self.config, QUIET)
         self.cleaned = self.work / "clean"
+        self.alone = Crew(0, 1, self.work / "ranks", "", QUIET)
         with WorkerPool(1) as pool:
             self.reports = clean(self.plan, self.config, self.cleaned, pool, QUIET)
 
-    def lines(self, workers=1, folder="lines"):
+    def lines(self, workers=1, folder="lines", crew=None):
         """Runs the stage; returns the plan, reports and folder that it gives."""
         with WorkerPool(workers) as pool:
             return deduplicate_lines(
-                self.plan, self.config, self.reports, self.cleaned, self.work / folder, pool, QUIET
+                self.plan,
+                self.config,
+                self.reports,
+                self.cleaned,
+                self.work / folder,
+                pool,
+                crew or self.alone,
+                QUIET,
             )
 
-    def exact(self):
+    def exact(self, folder="exact", crew=None):
         return exact_duplicates(
-            self.plan, self.config, self.reports, self.cleaned, self.work / "exact", QUIET
+            self.plan,
+            self.config,
+            self.reports,
+            self.cleaned,
+            self.work / folder,
+            crew or self.alone,
+            QUIET,
         )
 
-    def near(self, workers=1, folder="near"):
+    def near(self, workers=1, folder="near", crew=None):
         """Runs exact and near deduplication; returns what stays, by group name."""
         with WorkerPool(workers) as pool:
             return near_duplicates(
@@ -57,6 +72,7 @@ class Prepared:
                 self.cleaned,
                 self.work / folder,
                 pool,
+                crew or self.alone,
                 QUIET,
             )
 

@@ -160,7 +160,7 @@ def test_another_setting_starts_again_and_leaves_nothing_behind(prepare, make_li
     after = prepared.lines()
     assert texts_of(*after) == texts_of(*before)
     names = {path.name for path in (prepared.work / "lines").iterdir()}
-    assert len(names) == 2 * len(after[0].groups[0].units)
+    assert len(names) == 2 * len(after[0].groups[0].units) + 1  # and that the group is done
 
 
 def test_a_finished_stage_is_only_read(prepare, make_lines, monkeypatch):

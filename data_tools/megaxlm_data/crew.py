@@ -1,0 +1,194 @@
+"""Several processes, on hosts that share a file system, build one data set together.
+
+Nothing but files is between them. A stage's tasks are dealt out by size, the same way on every
+rank; each leaves a marker when it is done; a rank that has done its own waits for the markers of
+the others. So a rank that died can be started again by itself, and what comes out does not depend
+on how many there were. A rank writes a beat now and then: one that gives no more of them while
+others wait for it ends the waiting, with its number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from megaxlm.data.shards import write_atomically
+from megaxlm.errors import EXIT_FOUND_WRONG, UserError
+from megaxlm_data.progress import Progress
+
+BEAT_SECONDS = 10.0
+PATIENCE_SECONDS = 300.0  # without a beat of a rank that has begun
+_POLL_SECONDS = (0.05, 2.0)  # at first, and at most
+_TELL_SECONDS = 60.0
+
+
+class Crew:
+    """This process among the ranks that build one data set.
+
+    Args:
+        rank: Of this process, from 0.
+        world_size: How many there are; 1 for a build by itself, where nothing is ever waited for.
+        folder: Where beats are written; made here.
+        digest: Of the plan, which all must share.
+        progress: Where waiting is told.
+        patience: Seconds without a beat after which a rank counts as dead.
+
+    Raises:
+        UserError: The rank is none of the world's.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        folder: Path,
+        digest: str,
+        progress: Progress,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._folder, self._digest, self._progress = folder, digest, progress
+        self._patience = patience
+        self._stage = "plan"
+        self._before: dict[int, int] = {}  # rank: its last beat before this process began
+        self._seen: dict[int, tuple[int, float]] = {}  # rank: its last beat, when we saw it change
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank does what is done once."""
+        return self.rank == 0
+
+    def __enter__(self) -> Crew:
+        if self.world_size > 1:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for rank in range(self.world_size):
+                if (content := self._read(rank)) is not None:
+                    self._before[rank] = content["beat"]
+            self._beat("running")
+            self._thread = threading.Thread(target=self._keep_beating, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._thread is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        if self._folder.exists():  # else the data set is finished and its work folder gone
+            with contextlib.suppress(OSError):  # on a full disk the first error is the one to show
+                self._beat("done" if error is None else "failed")
+
+    def mine(self, sizes: Sequence[int]) -> list[bool]:
+        """Deals tasks out, the largest first, each to the rank with the least so far.
+
+        Args:
+            sizes: Of the tasks in the order of the plan, such as bytes.
+
+        Returns:
+            For each task whether this rank does it.
+        """
+        owners = deal(sizes, self.world_size)
+        return [owner == self.rank for owner in owners]
+
+    def wait(self, stage: str, missing: Callable[[], Sequence[object]]) -> None:
+        """Returns when nothing is missing any more.
+
+        Args:
+            stage: What the others are at, for the line that tells of it.
+            missing: Gives what is not there yet.
+
+        Raises:
+            UserError: Another rank failed, gives no more beats, or builds something else.
+        """
+        self._stage = stage
+        if self.world_size == 1:
+            return
+        pause, told = _POLL_SECONDS[0], time.monotonic()
+        while left := len(missing()):
+            self._look_at_others(stage)
+            if time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                self._progress.say(f"{stage}: waits for {left} tasks of other ranks")
+            time.sleep(pause)
+            pause = min(_POLL_SECONDS[1], 1.5 * pause)
+
+    def _look_at_others(self, stage: str) -> None:
+        now = time.monotonic()
+        for rank in range(self.world_size):
+            content = None if rank == self.rank else self._read(rank)
+            if content is None or content["beat"] == self._before.get(rank):
+                continue  # not begun, or not begun again: it may wait in a queue for days
+            if (content["world_size"], content["digest"]) != (self.world_size, self._digest):
+                raise UserError(
+                    f"rank {rank} builds another config, input or --world-size; start all ranks "
+                    "with the same"
+                )
+            if content["state"] == "failed":
+                raise UserError(
+                    f"{stage}: rank {rank} failed, its own output says why; start the ranks again "
+                    "when that is mended, finished work is kept",
+                    EXIT_FOUND_WRONG,
+                )
+            beat, since = self._seen.get(rank, (-1, now))
+            if beat != content["beat"] or content["state"] == "done":
+                self._seen[rank] = (content["beat"], now)
+            elif now - since > self._patience:
+                raise UserError(
+                    f"{stage}: rank {rank} on {content['host']} gave no sign for "
+                    f"{self._patience:.0f} s; start it and this one again, finished work is kept",
+                    EXIT_FOUND_WRONG,
+                )
+
+    def _read(self, rank: int) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads(self._path(rank).read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return content
+
+    def _path(self, rank: int) -> Path:
+        return self._folder / f"{rank:05d}.json"
+
+    def _beat(self, state: str) -> None:
+        content = {
+            "beat": time.time_ns(),
+            "state": state,
+            "stage": self._stage,
+            "host": os.uname().nodename,
+            "world_size": self.world_size,
+            "digest": self._digest,
+        }
+        write_atomically(self._path(self.rank), json.dumps(content).encode())
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):  # a full disk: the work itself will say so
+                self._beat("running")
+
+
+def deal(sizes: Sequence[int], hands: int) -> list[int]:
+    """Returns who of `hands` does each task: the largest first, to the one with the least yet."""
+    if hands == 1:
+        return [0] * len(sizes)
+    owners = [0] * len(sizes)
+    heap = [(0, hand) for hand in range(hands)]
+    for task in sorted(range(len(sizes)), key=lambda task: (-sizes[task], task)):
+        load, hand = heapq.heappop(heap)
+        owners[task] = hand
+        heapq.heappush(heap, (load + sizes[task], hand))
+    return owners
