@@ -196,8 +196,7 @@ def with_datasketch(texts: list[str]) -> Dropped:
 
 
 def with_datatrove(texts: list[str]) -> Dropped:
-    """Its four steps over JSON lines, one task."""
-    from datatrove.executor import LocalPipelineExecutor
+    """Its four steps over JSON lines, in this process: no executor, no start of a process."""
     from datatrove.pipeline.dedup import (
         MinhashDedupBuckets,
         MinhashDedupCluster,
@@ -206,7 +205,6 @@ def with_datatrove(texts: list[str]) -> Dropped:
     )
     from datatrove.pipeline.dedup.minhash import MinhashConfig
     from datatrove.pipeline.readers import JsonlReader
-    from datatrove.pipeline.writers import JsonlWriter
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -215,28 +213,14 @@ def with_datatrove(texts: list[str]) -> Dropped:
             for number, text in enumerate(texts):
                 file.write(json.dumps({"id": str(number), "text": text}) + "\n")
         config = MinhashConfig()
-        steps = [
-            ([JsonlReader(f"{name}/in"), MinhashDedupSignature(f"{name}/sig", config)], 1),
-            ([MinhashDedupBuckets(f"{name}/sig", f"{name}/buckets", config=config)], 14),
-            ([MinhashDedupCluster(f"{name}/buckets", f"{name}/remove", config=config)], 1),
-            (
-                [
-                    JsonlReader(f"{name}/in"),
-                    MinhashDedupFilter(f"{name}/remove"),
-                    JsonlWriter(f"{name}/out", compression=None),
-                ],
-                1,
-            ),
-        ]
-        for number, (pipeline, tasks) in enumerate(steps):
-            LocalPipelineExecutor(
-                pipeline, tasks=tasks, workers=1, logging_dir=f"{name}/log{number}"
-            ).run()
-        kept = {
-            int(json.loads(line)["id"])
-            for path in (folder / "out").iterdir()
-            for line in path.read_text().splitlines()
-        }
+        documents = JsonlReader(f"{name}/in").run()
+        MinhashDedupSignature(f"{name}/sig", config).run(documents, 0, 1)
+        buckets = MinhashDedupBuckets(f"{name}/sig", f"{name}/buckets", config=config)
+        for number in range(config.num_buckets):
+            buckets.run(None, number, config.num_buckets)
+        MinhashDedupCluster(f"{name}/buckets", f"{name}/remove", config=config).run(None, 0, 1)
+        staying = MinhashDedupFilter(f"{name}/remove").run(JsonlReader(f"{name}/in").run(), 0, 1)
+        kept = {int(document.id) for document in staying}
     return set(range(len(texts))) - kept
 
 
