@@ -48,10 +48,12 @@ from typing import Any
 
 import numpy as np
 import psutil
+from megaxlm_data.crew import Crew
 from megaxlm_data.pipeline import build
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.encode import encode
+from megaxlm_data.stages.exact import exact_duplicates
 from megaxlm_data.stages.plan import find_inputs
 from megaxlm_data.stages.select import Selection, blocks_of, select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
@@ -115,6 +117,7 @@ class Prepared:
         self.config = config
         self.progress = Progress(False)
         work = config.output / "work"
+        self.crew = Crew(0, 1, work / "ranks", "", self.progress)
         self.cleaned = work / "clean"
         inputs = find_inputs(config, self.progress)
         with WorkerPool(1) as pool:
@@ -122,8 +125,17 @@ class Prepared:
             made = clean(inputs, config, self.cleaned, pool, self.progress)
             self.clean_seconds = time.process_time() - start
             self.plan, self.reports = made.plan, made.reports
+            kept = exact_duplicates(
+                self.plan,
+                config,
+                self.reports,
+                self.cleaned,
+                work / "exact",
+                self.crew,
+                self.progress,
+            )
             self.selections: dict[str, Selection] = select(
-                self.plan, config, self.reports, self.cleaned, work / "select", self.progress
+                self.plan, config, kept, self.reports, self.cleaned, work / "select"
             )
             self.tokenizer = ensure_tokenizer(
                 self.plan,
@@ -159,6 +171,7 @@ class Prepared:
                 Path(markers),
                 self.tokenizer,
                 pool,
+                self.crew,
                 self.progress,
             )
 

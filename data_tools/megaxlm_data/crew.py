@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from megaxlm.data.shards import write_atomically
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
 from megaxlm_data.progress import Progress
 
+ResultT = TypeVar("ResultT")
 BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 300.0  # without a beat of a rank that has begun
 _POLL_SECONDS = (0.05, 2.0)  # at first, and at most
@@ -104,6 +105,28 @@ class Crew:
         """
         owners = deal(sizes, self.world_size)
         return [owner == self.rank for owner in owners]
+
+    def lead(self, stage: str, function: Callable[[], ResultT]) -> ResultT:
+        """Runs what one rank does for all: rank 0 first, and the others when it is done.
+
+        Args:
+            stage: What it is, one word.
+            function: Leaves its work on the disk; called again, it finds that and changes nothing.
+        """
+        done = self._folder / f"{stage}.done"
+        if self.leads:
+            result = function()
+            if self.world_size > 1:
+                write_atomically(done, self._digest.encode())
+            return result
+        self.wait(stage, lambda: [] if self._is_done(done) else [stage])
+        return function()
+
+    def _is_done(self, path: Path) -> bool:
+        try:
+            return path.read_bytes() == self._digest.encode()
+        except FileNotFoundError:
+            return False
 
     def wait(self, stage: str, missing: Callable[[], Sequence[object]]) -> None:
         """Returns when nothing is missing any more.

@@ -174,12 +174,12 @@ def count_unspaced(text: str) -> int:
     """Counts the characters of scripts that are written without spaces between words."""
     if text.isascii():
         return 0
-    table = _unspaced()
+    table = unspaced_table()
     return int(np.count_nonzero(table[np.minimum(code_points(text), len(table) - 1)]))
 
 
 @cache
-def _unspaced() -> npt.NDArray[np.bool_]:
+def unspaced_table() -> npt.NDArray[np.bool_]:
     """Returns, for each code point up to the last such script, whether it belongs to one."""
     table = np.zeros(UNSPACED_RANGES[-1][1] + 2, dtype=np.bool_)
     for first, last in UNSPACED_RANGES:

@@ -2,14 +2,18 @@
 
     plan      which files, in which pieces; every missing file shows here
     clean     read, normalise, filter: clean text, compressed, one file a piece
-    select    exact duplicates out, validation chosen by hash
+    lines     if asked for: lines out that an earlier document of the language holds
+    exact     exact duplicates out
+    near      if asked for: near duplicates out
+    select    validation chosen by hash
     tokenizer an existing one, or trained on a balanced sample of the clean text
     encode    clean text to tokens to shards
     index     dataset.json, the last act
 
 Every stage leaves its work in `DIR/.build` until the index is written. A build that was killed, or
 that ran into a full disk, continues from there and makes the same bytes as one that was not.
-Memory does not grow with the corpus but for one bit a document.
+Memory does not grow with the corpus but for one bit a document, and four bytes a document of one
+language where near duplicates are looked for.
 """
 
 from __future__ import annotations
@@ -20,18 +24,16 @@ import json
 import re
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.data.shards import (
     INDEX_NAME,
     SPLITS,
     DatasetIndex,
-    Split,
     Subset,
     read_index,
     tokenizer_path,
@@ -41,24 +43,24 @@ from megaxlm.data.shards import (
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
 from megaxlm_data.crew import Crew
-from megaxlm_data.decontamination.report import write_contamination_report
-from megaxlm_data.filters.build_steps import INDEX_FOLDER, prepare_build
-from megaxlm_data.filters.language import total_found
+from megaxlm_data.filters.build_steps import prepare_build
 from megaxlm_data.progress import Progress
-from megaxlm_data.stages.clean import Cleaned, CleanReport, clean, samples_path
+from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.encode import encode
-from megaxlm_data.stages.plan import Inputs, Plan, find_inputs
-from megaxlm_data.stages.rejected import REJECTED_NAME, merge_samples, write_samples
-from megaxlm_data.stages.select import Selection, select
-from megaxlm_data.stages.tokens import token_statistics
+from megaxlm_data.stages.exact import exact_duplicates
+from megaxlm_data.stages.lines import deduplicate_lines
+from megaxlm_data.stages.near import near_duplicates
+from megaxlm_data.stages.near_samples import write_report
+from megaxlm_data.stages.plan import Inputs, find_inputs
+from megaxlm_data.stages.select import select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
+from megaxlm_data.statistics import build_statistics, report_contamination, report_rejected
 from megaxlm_data.workers import WorkerPool, available_cpus
-from megaxlm_data.writers.assembler import CountedShard
 from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX
 from megaxlm_data.writers.cleaned import open_cleaned
 
 WORK_DIR = ".build"
-REPORTS_DIR = "reports"
+
 _SHARD_NAME = re.compile(r"(\d{5}-)?\d{5}\.arrow")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # some network file systems have none
 _MAX_SHARD_TOKENS = 2**31 - 1  # Arrow list offsets are int32
@@ -129,14 +131,28 @@ def _run_stages(
     workers = available_cpus() if config.workers == "auto" else config.workers
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
-        prepare_build(config, work, progress)
-        made = clean(inputs, config, cleaned, pool, progress)
-        plan, reports = made.plan, made.reports
-        _report_contamination(plan, config, reports, work)
-        selections = select(plan, config, reports, cleaned, work / "select", progress)
+        crew.lead("prepare", lambda: prepare_build(config, work, progress))
+        made = clean(inputs, config, cleaned, pool, crew, progress)
+        if crew.leads:
+            report_contamination(made, config, work)
+        plan, reports, cleaned = deduplicate_lines(
+            made.plan, config, made.reports, cleaned, work / "lines", pool, crew, progress
+        )
+        made = replace(made, plan=plan, reports=reports)
+        kept = exact_duplicates(plan, config, reports, cleaned, work / "exact", crew, progress)
+        near = work / "near"
+        kept = near_duplicates(plan, config, kept, reports, cleaned, near, pool, crew, progress)
+        if crew.leads:
+            write_report(plan, config, kept, near)
+        selections = crew.lead(
+            "select", lambda: select(plan, config, kept, reports, cleaned, work / "select")
+        )
         marker = work / "tokenizer.json"
-        tokenizer = ensure_tokenizer(
-            plan, config, selections, reports, cleaned, marker, pool, progress
+        tokenizer = crew.lead(
+            "tokenizer",
+            lambda: ensure_tokenizer(
+                plan, config, selections, reports, cleaned, marker, pool, progress
+            ),
         )
         shards = encode(
             plan,
@@ -158,91 +174,9 @@ def _run_stages(
         for group in plan.groups
         if shards[group.name, split]
     )
-    statistics = _statistics(made, config, selections, shards)
-    _report_rejected(inputs, statistics, config, cleaned)
-    unspaced = {name: each["unspaced_share"] for name, each in statistics["cleaning"].items()}
-    statistics["tokenizer"] = token_statistics(config.output, plan, tokenizer, shards, unspaced)
+    statistics = build_statistics(made, config, selections, shards, tokenizer)
+    report_rejected(inputs, statistics, config, work / "clean")
     return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
-
-
-def _report_rejected(
-    inputs: Inputs, statistics: dict[str, Any], config: DataBuildConfig, cleaned: Path
-) -> None:
-    """Writes samples of what was dropped to `DIR/reports`, for a person to look at."""
-    counts = {**statistics["cleaning"], **statistics["left_out"]}
-    drops = {name: counted["dropped"] for name, counted in counts.items()}
-    paths = [samples_path(cleaned, unit) for unit in inputs.distinct]
-    samples = merge_samples(paths, drops, config.rejected_samples)
-    write_samples(config.output / REPORTS_DIR / REJECTED_NAME, samples)
-
-
-def _report_contamination(
-    plan: Plan, config: DataBuildConfig, reports: dict[str, CleanReport], work: Path
-) -> None:
-    """Writes what decontamination found as soon as it is known."""
-    found = (
-        (group.name, list(unit.files), report.read, report.findings)
-        for group in plan.groups
-        for unit in group.units
-        for report in [reports[unit.digest]]
-    )
-    samples = config.decontamination.samples
-    write_contamination_report(config.output, work / INDEX_FOLDER, found, samples)
-
-
-def _statistics(
-    made: Cleaned,
-    config: DataBuildConfig,
-    selections: dict[str, Selection],
-    shards: dict[tuple[str, Split], list[CountedShard]],
-) -> dict[str, Any]:
-    """Returns what `inspect` shows beside the shards themselves."""
-    settings = config.model_dump(mode="json", exclude={"output", "workers", "corpora", "bitext"})
-    cleaning, counts = {}, {}
-    for group in made.plan.groups:
-        mine = [made.reports[unit.digest] for unit in group.units]
-        selection = selections[group.name]
-        cleaning[group.name] = {
-            "files": group.files,
-            "read": sum(report.read for report in mine),
-            "dropped": _total(report.drops for report in mine),
-            "edited": _total(report.edits for report in mine),
-            "wrong_language": total_found(report.findings for report in mine),
-            "duplicates": selection.duplicates,
-            "kept": selection.documents,
-            "lines": _total(report.lines for report in mine),
-            "validation_below": selection.validation_below,
-            "unspaced_share": [
-                sum(report.unspaced_chars[side] for report in mine)
-                / max(1, sum(report.sampled_chars[side] for report in mine))
-                for side in range(len(group.langs))
-            ],
-        }
-        counts[group.name] = {
-            split: {
-                lang: _total(shard.counts[lang] for shard in shards[group.name, split])
-                for lang in group.langs
-            }
-            for split in SPLITS
-        }
-    left_out = {
-        name: {"read": report.read, "dropped": report.drops, "lines": report.lines}
-        for name, report in sorted(made.left_out.items())
-    }
-    return {
-        "digest": made.plan.digest,
-        "settings": settings,
-        "cleaning": cleaning,
-        "left_out": left_out,
-        "counts": counts,
-    }
-
-
-def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return dict(sorted(total.items()))
 
 
 def _already_built(directory: Path, plan: Inputs) -> DatasetIndex | None:

@@ -44,7 +44,7 @@ def document_steps(config: FilterConfig) -> list[Step[Document]]:
     steps: list[Step[Document]] = []
     if of.uses("remove_boilerplate", False):
         steps.append(Boilerplate(of("remove_boilerplate")))
-    steps.append(DocumentLength(of("min_document_chars"), of("max_document_chars")))
+    steps.append(document_length(config))
     if of.uses("max_repeated_line_share", 1) or of.uses("max_repeated_line_char_share", 1):
         limits = of("max_repeated_line_share"), of("max_repeated_line_char_share")
         steps.append(RepeatedLines(*limits))
@@ -60,6 +60,12 @@ def document_steps(config: FilterConfig) -> list[Step[Document]]:
     if of.uses("max_repeated_ngram_share", {}):
         steps.append(RepeatedNgrams(of("max_repeated_ngram_share")))
     return steps + _edits(of)
+
+
+def document_length(config: FilterConfig) -> DocumentLength:
+    """Returns the limits on the length of a document, also for what an edit left of it."""
+    of = _Settings(config)
+    return DocumentLength(of("min_document_chars"), of("max_document_chars"))
 
 
 def pair_steps(config: FilterConfig) -> list[Step[Pair]]:

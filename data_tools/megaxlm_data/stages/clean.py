@@ -13,6 +13,7 @@ from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.config.data_sources import MonolingualSource
 from megaxlm.data.shards import write_atomically
 from megaxlm.errors import UserError
+from megaxlm_data.crew import Crew
 from megaxlm_data.document import (
     Document,
     Normalization,
@@ -77,26 +78,38 @@ def samples_path(folder: Path, unit: Unit) -> Path:
 
 
 def clean(
-    inputs: Inputs, config: DataBuildConfig, folder: Path, pool: WorkerPool, progress: Progress
+    inputs: Inputs,
+    config: DataBuildConfig,
+    folder: Path,
+    pool: WorkerPool,
+    crew: Crew,
+    progress: Progress,
 ) -> Cleaned:
     """Cleans every unit that is not clean yet, and forms groups of what is there.
+
+    Args:
+        inputs: The units.
+        config: The build's config.
+        folder: For clean text.
+        pool: Where units are cleaned.
+        crew: The ranks that share the units.
+        progress: Where the bar is shown.
 
     Raises:
         UserError: An input is damaged, or a language or source ends with no document.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    reports: dict[str, dict[str, CleanReport]] = {}
-    tasks = []
-    for unit in sorted(inputs.distinct, key=lambda unit: -unit.input_bytes):  # the longest first
-        if (report := _finished(folder, unit)) is not None:
-            reports[unit.digest] = report
-        else:
-            tasks.append(_CleanTask(unit, config, folder))
-    if reports:
-        progress.say(f"clean: {len(reports)} of {len(inputs.distinct)} inputs are already done")
+    units = sorted(inputs.distinct, key=lambda unit: -unit.input_bytes)  # the longest first
+    shared = crew.mine([unit.input_bytes for unit in units])
+    mine = [unit for unit, is_mine in zip(units, shared, strict=True) if is_mine]
+    tasks = [_CleanTask(unit, config, folder) for unit in mine if not _finished(folder, unit)]
+    if done := len(mine) - len(tasks):
+        progress.say(f"clean: {done} of {len(mine)} inputs are already done")
     with progress.bar("clean", sum(task.unit.input_bytes for task in tasks), "B") as bar:
-        for task, report in pool.map(_clean_unit, tasks, "finished", bar.update):
-            reports[task.unit.digest] = report
+        for _ in pool.map(_clean_unit, tasks, "finished", bar.update):
+            pass
+    crew.wait("clean", lambda: [unit for unit in units if not _marker(folder, unit).exists()])
+    reports = {unit.digest: _reports(folder, unit) for unit in units}
     for unit in inputs.distinct:
         read = sum(report.read for report in reports[unit.digest].values())
         if unit.input_bytes and not read and unit.start == 0 and unit.end is None:
@@ -166,13 +179,12 @@ def _no_data(name: str, files: list[str], reports: Iterable[CleanReport]) -> str
     )
 
 
-def _finished(folder: Path, unit: Unit) -> dict[str, CleanReport] | None:
-    try:
-        content = json.loads(_marker(folder, unit).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    if not cleaned_path(folder, unit).exists():
-        return None
+def _finished(folder: Path, unit: Unit) -> bool:
+    return _marker(folder, unit).exists() and cleaned_path(folder, unit).exists()
+
+
+def _reports(folder: Path, unit: Unit) -> dict[str, CleanReport]:
+    content = json.loads(_marker(folder, unit).read_text(encoding="utf-8"))
     return {name: CleanReport(**report) for name, report in content.items()}
 
 
@@ -180,7 +192,7 @@ def _marker(folder: Path, unit: Unit) -> Path:
     return folder / f"{unit.digest}.json"
 
 
-def _clean_unit(task: _CleanTask) -> dict[str, CleanReport]:
+def _clean_unit(task: _CleanTask) -> None:
     unit, config = task.unit, task.config
     tally = Tally(unit, config.rejected_samples)
     cleaner: _DocumentCleaner | _PairCleaner
@@ -206,7 +218,6 @@ def _clean_unit(task: _CleanTask) -> dict[str, CleanReport]:
     write_samples(samples_path(task.folder, unit), tally.samples)
     content = {name: asdict(report) for name, report in reports.items()}
     write_atomically(_marker(task.folder, unit), json.dumps(content).encode())
-    return reports
 
 
 def _clean_items(

@@ -1,8 +1,7 @@
-"""Stage 3: which documents stay, and which of them are validation.
+"""Stage 3, last part: which of the documents that deduplication left are validation.
 
-Exact duplicates go, the first one in the order of the config stays; a language or a pair is
-deduplicated by itself, so that translations are never duplicates. Validation is chosen by content
-alone: a document belongs to it if its id (a uniform 64-bit hash of its text) is below a threshold.
+Validation is chosen by content alone: a document belongs to it if its id (a uniform 64-bit hash of
+its text) is below a threshold.
 The threshold is `validation_fraction` of all ids, lowered for a language or pair whose validation
 would pass `max_validation_documents` or half of its text. So within one language or pair the same
 text is always on one side; a sentence of a language's validation may still stand in training
@@ -21,8 +20,8 @@ import numpy.typing as npt
 
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.data.shards import write_atomically
-from megaxlm_data.dedup.exact import first_occurrences, unpack
-from megaxlm_data.progress import Progress
+from megaxlm_data.dedup.exact import unpack
+from megaxlm_data.dedup.kept import Kept
 from megaxlm_data.stages.clean import CleanReport, cleaned_path
 from megaxlm_data.stages.plan import Group, Plan, digest_of
 from megaxlm_data.writers.atomic import atomic_file
@@ -47,12 +46,13 @@ class Selection:
     """What stays of a group."""
 
     documents: int = 0  # kept, both splits
-    duplicates: int = 0
+    duplicates: int = 0  # exact
     validation_below: int = 0  # ids below this are validation
     text_bytes: list[int] = field(default_factory=list)  # of the training split, each side
     lines: int = 0  # of the training split
     digest: str = ""
     keep: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    near_duplicates: int = 0
 
     def rows(self, block: Block) -> npt.NDArray[np.bool_]:
         """Returns which rows of a block stay."""
@@ -73,28 +73,24 @@ def blocks_of(group: Group, reports: dict[str, CleanReport], folder: Path) -> It
 def select(
     plan: Plan,
     config: DataBuildConfig,
+    kept: dict[str, Kept],
     reports: dict[str, CleanReport],
     cleaned: Path,
     folder: Path,
-    progress: Progress,
 ) -> dict[str, Selection]:
-    """Selects the documents of every group; returns a selection by group name."""
+    """Parts validation from the rest of what stays; returns a selection by group name."""
     folder.mkdir(parents=True, exist_ok=True)
     selections = {}
-    rows = sum(reports[unit.digest].kept for group in plan.groups for unit in group.units)
-    with progress.bar("dedup", rows, "doc") as bar:
-        for group in plan.groups:
-            split = (config.validation_fraction, config.max_validation_documents)
-            units = [unit.digest for unit in group.units]
-            digest = digest_of([group.langs, units, config.deduplication.documents, split])
-            selection = _finished(folder, digest)
-            if selection is None:
-                blocks = list(blocks_of(group, reports, cleaned))
-                selection = _select_group(blocks, config, folder / f"{digest}.buckets")
-                selection.digest = digest
-                _save(folder, selection)
-            selections[group.name] = selection
-            bar.update(sum(reports[unit.digest].kept for unit in group.units))
+    for group in plan.groups:
+        split = (config.validation_fraction, config.max_validation_documents)
+        digest = digest_of([kept[group.name].digest, split])
+        selection = _finished(folder, digest)
+        if selection is None:
+            blocks = list(blocks_of(group, reports, cleaned))
+            selection = _select_group(blocks, config, kept[group.name])
+            selection.digest = digest
+            _save(folder, selection)
+        selections[group.name] = selection
     return selections
 
 
@@ -114,26 +110,21 @@ def _finished(folder: Path, digest: str) -> Selection | None:
         return None
 
 
-def _select_group(blocks: list[Block], config: DataBuildConfig, buckets: Path) -> Selection:
-    rows = blocks[-1].stop
-    selection = Selection()
-    if config.deduplication.documents:
-        hashes = (open_cleaned(block.path, False).numbers(block.number)[0] for block in blocks)
-        selection.keep = first_occurrences(hashes, rows, buckets)
-    else:
-        selection.keep = np.full((rows + 7) // 8, 0xFF, np.uint8)
+def _select_group(blocks: list[Block], config: DataBuildConfig, kept: Kept) -> Selection:
+    selection = Selection(
+        duplicates=kept.duplicates, near_duplicates=kept.near_duplicates, keep=kept.bits
+    )
     selection.validation_below = _validation_threshold(blocks, selection, config)
     for block in blocks:
         ids, lines, sizes = open_cleaned(block.path, False).numbers(block.number)
-        kept = selection.rows(block)
-        train = kept & ~is_validation(ids, selection.validation_below)
+        staying = selection.rows(block)
+        train = staying & ~is_validation(ids, selection.validation_below)
         sums = [int(size[train].sum(dtype=np.int64)) for size in sizes]
         selection.text_bytes = [
             a + b for a, b in zip(selection.text_bytes or [0] * len(sums), sums, strict=True)
         ]
         selection.lines += int(lines[train].sum(dtype=np.int64))
-        selection.documents += int(np.count_nonzero(kept))
-    selection.duplicates = rows - selection.documents
+        selection.documents += int(np.count_nonzero(staying))
     return selection
 
 

@@ -150,6 +150,24 @@ class CleanedFile:
             batch = batch.filter(pa.array(rows))
         return [batch.column(f"text_{side}").to_pylist() for side in range(self._sides)]
 
+    def utf8(
+        self, block: int, rows: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Returns the text of the chosen rows of a block of documents as bytes.
+
+        Returns:
+            The bytes, and the offsets of each row and of the end in them, (chosen rows + 1,).
+        """
+        batch = self._reader.get_batch(block)
+        if not rows.all():
+            batch = batch.filter(pa.array(rows))
+        column = batch.column("text_0")
+        _, offsets, data = column.buffers()
+        if not len(column) or data is None:
+            return np.zeros(0, np.uint8), np.zeros(len(column) + 1, np.int64)
+        ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1]
+        return np.frombuffer(data, np.uint8), ends.astype(np.int64)
+
 
 @lru_cache(maxsize=8)
 def open_cleaned(path: Path, with_text: bool) -> CleanedFile:

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from megaxlm_data.dedup.exact import first_occurrences
+from megaxlm_data.dedup.kept import Kept
 from megaxlm_data.stages import select as stage
 from megaxlm_data.stages.select import Block, Selection, is_validation
 
@@ -26,7 +28,12 @@ def split(monkeypatch, tmp_path, blocks, **settings):
         for i, (a, b) in enumerate(zip(starts[:-1], starts[1:], strict=True))
     ]
     config = DataBuildConfig(output=tmp_path, corpora=[{"lang": "en", "paths": ["x"]}], **settings)
-    selection = stage._select_group(places, config, tmp_path / "buckets")
+    rows = int(starts[-1])
+    bits = np.full((rows + 7) // 8, 0xFF, np.uint8)
+    if config.deduplication.documents:
+        bits = first_occurrences(arrays, rows, tmp_path / "buckets")
+    selection = stage._select_group(places, config, Kept("digest", bits, 3, 2))
+    assert (selection.duplicates, selection.near_duplicates) == (3, 2)
     kept = np.concatenate([a[selection.rows(p)] for a, p in zip(arrays, places, strict=True)])
     return selection, kept, kept[is_validation(kept, selection.validation_below)]
 
