@@ -117,12 +117,12 @@ class Prepared:
         self.config = config
         self.progress = Progress(False)
         work = config.output / "work"
-        self.crew = Crew(0, 1, work / "ranks", "", self.progress)
+        self.crew = Crew.alone()
         self.cleaned = work / "clean"
         inputs = find_inputs(config, self.progress)
         with WorkerPool(1) as pool:
             start = time.process_time()
-            made = clean(inputs, config, self.cleaned, pool, self.progress)
+            made = clean(inputs, config, self.cleaned, pool, self.crew, self.progress)
             self.clean_seconds = time.process_time() - start
             self.plan, self.reports = made.plan, made.reports
             kept = exact_duplicates(

@@ -41,7 +41,7 @@ from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.exact import exact_duplicates
 from megaxlm_data.stages.near import near_duplicates
-from megaxlm_data.stages.plan import make_plan
+from megaxlm_data.stages.plan import find_inputs
 from megaxlm_data.workers import WorkerPool
 
 from megaxlm.config.data_build import DataBuildConfig
@@ -136,10 +136,11 @@ class Stage:
         )
         self._folder = folder
         self._quiet = Progress(False)
-        self._crew = Crew(0, 1, folder / "ranks", "", self._quiet)
-        self._plan = make_plan(self._config, self._quiet)
+        self._crew = Crew.alone()
+        inputs = find_inputs(self._config, self._quiet)
         with WorkerPool(1) as pool:
-            self._reports = clean(self._plan, self._config, folder / "clean", pool, self._quiet)
+            made = clean(inputs, self._config, folder / "clean", pool, self._crew, self._quiet)
+        self._plan, self._reports = made.plan, made.reports
         self._exact = exact_duplicates(
             self._plan,
             self._config,

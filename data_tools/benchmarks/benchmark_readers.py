@@ -42,6 +42,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from megaxlm_data.crew import Crew
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.plan import find_inputs
@@ -116,7 +117,8 @@ def stage(path: Path) -> Callable[[], int]:
             source = MonolingualSource(lang="en", paths=[str(path)])
             config = DataBuildConfig(output=Path(folder), corpora=[source])
             progress = Progress(False)
-            made = clean(find_inputs(config, progress), config, Path(folder), pool, progress)
+            inputs = find_inputs(config, progress)
+            made = clean(inputs, config, Path(folder), pool, Crew.alone(), progress)
             return sum(report.read for report in made.reports.values())
 
     return run

@@ -64,6 +64,11 @@ class Crew:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @classmethod
+    def alone(cls) -> Crew:
+        """Returns the crew of a process that builds by itself."""
+        return cls(0, 1, Path(), "", Progress(False))
+
     @property
     def leads(self) -> bool:
         """Whether this rank does what is done once."""

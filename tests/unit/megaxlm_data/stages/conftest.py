@@ -12,7 +12,7 @@ from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.exact import exact_duplicates
 from megaxlm_data.stages.lines import deduplicate_lines
 from megaxlm_data.stages.near import near_duplicates
-from megaxlm_data.stages.plan import make_plan
+from megaxlm_data.stages.plan import find_inputs
 from megaxlm_data.stages.select import blocks_of
 from megaxlm_data.workers import WorkerPool
 from megaxlm_data.writers.cleaned import open_cleaned
@@ -30,11 +30,12 @@ class Prepared:
     work: Path
 
     def __post_init__(self):
-        self.plan = make_plan(self.config, QUIET)
+        inputs = find_inputs(self.config, QUIET)
         self.cleaned = self.work / "clean"
-        self.alone = Crew(0, 1, self.work / "ranks", "", QUIET)
+        self.alone = Crew.alone()
         with WorkerPool(1) as pool:
-            self.reports = clean(self.plan, self.config, self.cleaned, pool, QUIET)
+            made = clean(inputs, self.config, self.cleaned, pool, self.alone, QUIET)
+        self.plan, self.reports = made.plan, made.reports
 
     def lines(self, workers=1, folder="lines", crew=None):
         """Runs the stage; returns the plan, reports and folder that it gives."""

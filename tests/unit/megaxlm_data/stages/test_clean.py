@@ -5,6 +5,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from megaxlm_data.crew import Crew
 from megaxlm_data.document import Document
 from megaxlm_data.filters.base import Edit
 from megaxlm_data.progress import Progress
@@ -25,7 +26,7 @@ def run(tmp_path, source, **changes):
     config = DataBuildConfig(output=tmp_path / "out", corpora=[source], **changes)
     inputs = find_inputs(config, Progress(False))
     with WorkerPool(1) as pool:
-        return clean(inputs, config, tmp_path / "clean", pool, Progress(False))
+        return clean(inputs, config, tmp_path / "clean", pool, Crew.alone(), Progress(False))
 
 
 def texts_of(made, group, folder):
@@ -127,6 +128,6 @@ def test_millions_of_empty_pairs_are_counted_like_others(tmp_path):
     )
     with WorkerPool(1) as pool:
         inputs = find_inputs(config, Progress(False))
-        made = clean(inputs, config, tmp_path / "clean", pool, Progress(False))
+        made = clean(inputs, config, tmp_path / "clean", pool, Crew.alone(), Progress(False))
     (report,) = made.reports.values()
     assert (report.read, report.kept, report.drops) == (1003, 1, {"empty_side": 1002})
