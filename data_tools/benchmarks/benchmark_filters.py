@@ -10,6 +10,33 @@ turn. "by itself" is one step over all documents with nothing in its caches; "de
 datatrove's GopherRepetitionFilter and GopherQualityFilter do what the preset `gopher` does. They
 take part if `datatrove` is installed with the word tokenizer of its default language (spacy):
 once as they come, and once with words split at spaces, which leaves their own work alone.
+
+On one core of a crowded 2-core x86 machine (AMD EPYC, load above 15, so that the ratios say more
+than the rates), g++ 12.2, datatrove 0.10.1, equal parts of en de sw fi ru ar hi zh th my:
+
+    1,608 documents, 2.3 MB
+    normalize (NFKC)                              20.3 MB/s
+    Boilerplate by itself                         30.6 MB/s
+    DocumentLength by itself                     557.5 MB/s
+    RepeatedLines by itself                      837.8 MB/s
+    BulletLines by itself                        454.6 MB/s
+    EllipsisLines by itself                      454.1 MB/s
+    WordLength by itself                         103.6 MB/s
+    LetterShare by itself                         92.6 MB/s
+    DigitShare by itself                          84.3 MB/s
+    SymbolShare by itself                         88.8 MB/s
+    ReplacementShare by itself                    98.1 MB/s
+    ScriptShare by itself                        102.4 MB/s
+    TopNgram by itself                            25.4 MB/s
+    RepeatedNgrams by itself                      25.6 MB/s
+    MaskPersonalData by itself                    22.7 MB/s
+    defaults                                      13.8 MB/s
+    gopher                                         8.8 MB/s
+    gopher, boilerplate, personal data             4.2 MB/s
+    datatrove gopher                               0.2 MB/s
+    datatrove gopher, words at spaces              1.1 MB/s
+    gopher is 40.3 times as fast as datatrove gopher
+    gopher is 7.7 times as fast as datatrove gopher, words at spaces
 """
 
 from __future__ import annotations
