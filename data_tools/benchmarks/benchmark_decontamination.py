@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from megaxlm_data import native
 from megaxlm_data.decontamination import search
 from megaxlm_data.decontamination.index import ContaminationIndex, ngrams_of, prepare
@@ -48,6 +49,7 @@ def datatrove(config: DecontaminationConfig, folder: Path, lang: str) -> Drops:
 
     settings = NGramsDecontConfig(n_grams=config.ngram_words)
     filters = NGramsDecontFilter(str(folder), settings, language=lang)
+    filters.hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # its own, for xxhash 4
     folder.mkdir()
     for number, each in enumerate(config.evaluation_sets):
         hashes = set()
