@@ -22,9 +22,9 @@ from megaxlm_data.filters.contamination import (
     Contaminated,
     ContaminatedLines,
     ContaminatedPair,
+    LittleLeft,
 )
 from megaxlm_data.filters.language import language_match, pair_language_match
-from megaxlm_data.filters.length import DocumentLength
 from megaxlm_data.filters.recipe import document_steps, pair_steps
 from megaxlm_data.languages.identify import library_versions
 from megaxlm_data.progress import Progress
@@ -68,8 +68,8 @@ def build_document_steps(config: DataBuildConfig, work: Path) -> list[Step[Docum
     samples = config.decontamination.samples
     if config.decontamination.action == "drop":
         return [*steps, Contaminated(index, samples)]
-    limits = config.filters.min_document_chars, config.filters.max_document_chars
-    return [*steps, ContaminatedLines(index, samples), DocumentLength(*limits)]
+    left = LittleLeft(config.filters.min_document_chars)
+    return [*steps, ContaminatedLines(index, samples), left]
 
 
 def build_pair_steps(config: DataBuildConfig, work: Path) -> list[Step[Pair]]:

@@ -92,6 +92,18 @@ class ContaminatedLines(Edit[Document]):
         return Document(item.lang, lines)
 
 
+class LittleLeft(Filter[Document]):
+    """Drops documents of which too little is left after lines were cut."""
+
+    def __init__(self, minimum: int) -> None:
+        super().__init__()
+        self._minimum = minimum
+
+    def reason_to_drop(self, item: Document) -> str | None:
+        """Counts characters."""
+        return CONTAMINATED if len(item.text) < max(1, self._minimum) else None
+
+
 class ContaminatedPair(Filter[Pair]):
     """Drops pairs of which a side overlaps with an evaluation set."""
 
