@@ -93,19 +93,10 @@ def normalize_code(code: str) -> str:
         script = parsed.maximize().script  # Taiwan, Hong Kong and Macao write traditional
     if script is None or script in _NO_SCRIPT:
         return language
-    usual = usual_script(language)
-    if script == usual or script in _PARTS_OF_SCRIPTS.get(usual, ()):
+    usual = _USUAL_SCRIPTS.get(language) or langcodes.Language.make(language).maximize().script
+    if script == usual or script in _PARTS_OF_SCRIPTS.get(usual or "", ()):
         return language
     return f"{language}-{script}"
-
-
-@lru_cache(maxsize=1 << 12)
-def usual_script(language: str) -> str:
-    """Returns the script (ISO 15924) that a language without one in its code is written in."""
-    import langcodes
-
-    script = _USUAL_SCRIPTS.get(language) or langcodes.Language.make(language).maximize().script
-    return script or "Latn"
 
 
 def base_language(code: str) -> str:

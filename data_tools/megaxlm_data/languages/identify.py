@@ -26,12 +26,7 @@ import numpy.typing as npt
 from megaxlm.config.data_languages import LanguageIdentificationConfig
 from megaxlm.errors import UserError
 from megaxlm_data.document import code_points
-from megaxlm_data.languages.codes import (
-    UNDETERMINED,
-    base_language,
-    normalize_code,
-    usual_script,
-)
+from megaxlm_data.languages.codes import UNDETERMINED, base_language, normalize_code
 
 _MISSING = "`language_identification` needs {library}; install it with: pip install 'megaxlm[lid]'"
 
@@ -222,11 +217,18 @@ def _may_be_in_script(code: str, text: str) -> bool:
 
     A few words of Gujarati are enough for the libraries to take a German sentence for it.
     """
-    if usual_script(base_language(code)) in _SCRIPTS:
+    if _usual_script(base_language(code)) in _SCRIPTS:
         return True  # the libraries tell these apart, and some languages have several of them
     letters = _letters_by_script(text)
     others = sum(map(str.isalpha, text)) - int(letters.sum())
     return others >= int(letters.sum())
+
+
+@cache
+def _usual_script(language: str) -> str | None:
+    import langcodes
+
+    return langcodes.Language.make(language).maximize().script
 
 
 def is_traditional(text: str) -> bool:
