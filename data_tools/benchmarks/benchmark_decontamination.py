@@ -9,6 +9,15 @@ datatrove's `NGramsDecontFilter` (if it is installed) simplifies, splits into wo
 tokenizer for `--lang`, joins and hashes each n-gram and looks it up in a dict; its index is made
 here in its own format with its own functions, because its indexer wants `lighteval`. Times are CPU
 times of this process, the median of a few rounds in turn.
+
+On one core of a busy 2-core x86 machine, English documents of 2 KB against XNLI dev and the English
+sides of Tatoeba (datatrove 0.10.1, spaCy's tokenizer):
+
+    our index: 0.71 s
+    datatrove's index: 35.74 s
+    ours           37.99 MB/s, ours is 1.0 times as fast
+    ours, NumPy     2.64 MB/s, ours is 14.4 times as fast
+    datatrove       0.22 MB/s, ours is 169.6 times as fast
 """
 
 from __future__ import annotations
@@ -22,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from megaxlm_data import native
 from megaxlm_data.decontamination import search
 from megaxlm_data.decontamination.index import ContaminationIndex, ngrams_of, prepare
@@ -48,6 +58,7 @@ def datatrove(config: DecontaminationConfig, folder: Path, lang: str) -> Drops:
 
     settings = NGramsDecontConfig(n_grams=config.ngram_words)
     filters = NGramsDecontFilter(str(folder), settings, language=lang)
+    filters.hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # its own, for xxhash 4
     folder.mkdir()
     for number, each in enumerate(config.evaluation_sets):
         hashes = set()

@@ -15,6 +15,22 @@ process, the median of a few rounds in turn. Of each:
     wrong     share of texts in a known language that it gives, with confidence 0.8 or more, to one
               that isn't close
     invented  the same of texts in languages that it doesn't know
+
+On one core of a busy 2-core x86 machine, single sentences of 164 languages (FLORES-200, 15 of each,
+0.41 MB), eldc 0.4.0, py3langid 0.4.0:
+
+                 MB/s  x ours  knows  accuracy  common(53)  wrong  invented
+    filter       1.26   1.29
+    two passes   0.98   1.00    109     0.957       0.986   0.000     0.065
+    eldc        28.22  28.87     57     0.999       0.999   0.000     0.012
+    py3langid    0.66   0.68    107     0.958       0.985   0.000     0.062
+    pycld2       9.38   9.59    122     0.915       0.979   0.050     0.489
+    lid.176.ftz  1.91   1.96    102     0.812       0.948   0.001     0.002
+    cld3-py      1.84   1.88     93     0.963       0.961   0.011     0.224
+    lingua       0.06   0.06     73     0.983       0.995   0.000     0.205
+
+Two thirds of these languages are none of eldc's 60, so that most texts take both passes. On
+documents of 45 languages of the web, as the filter of a build: 7.7 MB/s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All that a build does to its text: the recipe of filters, the language check, decontamination.
 
-The language check comes after the cheap filters; decontamination comes last, on text as it will be
-trained on.
+The language check comes after the cheap filters. Decontamination comes before personal data is
+masked, which stands unmasked in evaluation sets too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ from megaxlm_data.filters.contamination import (
     Contaminated,
     ContaminatedLines,
     ContaminatedPair,
+    LittleLeft,
 )
 from megaxlm_data.filters.language import language_match, pair_language_match
-from megaxlm_data.filters.recipe import document_length, document_steps, pair_steps
+from megaxlm_data.filters.recipe import (
+    document_filters,
+    edits,
+    min_document_chars,
+    pair_filters,
+)
 from megaxlm_data.languages.identify import library_versions
 from megaxlm_data.progress import Progress
 
@@ -58,16 +64,17 @@ def build_document_steps(config: DataBuildConfig, work: Path) -> list[Step[Docum
         config: The recipe.
         work: The folder that `prepare_build` was given.
     """
-    steps = document_steps(config.filters)
+    steps, masks = document_filters(config.filters), edits(config.filters)
     if config.language_identification.enabled:
         steps.append(language_match(config.language_identification))
     index = _index(config, work)
     if index is None:
-        return steps
+        return [*steps, *masks]
     samples = config.decontamination.samples
     if config.decontamination.action == "drop":
-        return [*steps, Contaminated(index, samples)]
-    return [*steps, ContaminatedLines(index, samples), document_length(config.filters)]
+        return [*steps, Contaminated(index, samples), *masks]
+    left = LittleLeft(min_document_chars(config.filters))
+    return [*steps, ContaminatedLines(index, samples), left, *masks]
 
 
 def build_pair_steps(config: DataBuildConfig, work: Path) -> list[Step[Pair]]:
@@ -77,13 +84,13 @@ def build_pair_steps(config: DataBuildConfig, work: Path) -> list[Step[Pair]]:
         config: The recipe.
         work: The folder that `prepare_build` was given.
     """
-    steps = pair_steps(config.filters)
+    steps = pair_filters(config.filters)
     if config.language_identification.enabled:
         steps.append(pair_language_match(config.language_identification))
     index = _index(config, work)
     if index is not None:
         steps.append(ContaminatedPair(index, config.decontamination.samples))
-    return steps
+    return [*steps, *edits(config.filters)]
 
 
 def _index(config: DataBuildConfig, work: Path) -> ContaminationIndex | None:

@@ -12,7 +12,7 @@ from typing import Any
 from megaxlm_data.decontamination.index import ContaminationIndex, Overlap
 from megaxlm_data.decontamination.spans import fold
 from megaxlm_data.document import Document, Pair, document_id, pair_id
-from megaxlm_data.filters.base import Edit, Filter
+from megaxlm_data.filters.base import Edit, Filter, PerLanguage
 
 CONTAMINATED, CUT_LINES = "contaminated", "contaminated_lines"
 TOPIC = "contamination"
@@ -90,6 +90,18 @@ class ContaminatedLines(Edit[Document]):
         self.count(item, CUT_LINES, len(gone))
         lines = tuple(line for number, line in enumerate(item.lines) if number not in gone)
         return Document(item.lang, lines)
+
+
+class LittleLeft(Filter[Document]):
+    """Drops documents of which too little is left after lines were cut."""
+
+    def __init__(self, minimum: PerLanguage[int]) -> None:
+        super().__init__()
+        self._minimum = minimum
+
+    def reason_to_drop(self, item: Document) -> str | None:
+        """Counts characters."""
+        return CONTAMINATED if len(item.text) < max(1, self._minimum[item.lang]) else None
 
 
 class ContaminatedPair(Filter[Pair]):

@@ -39,12 +39,22 @@ class _Settings:
 
 
 def document_steps(config: FilterConfig) -> list[Step[Document]]:
-    """Returns what is done to monolingual documents."""
+    """Returns all of the recipe for monolingual documents."""
+    return [*document_filters(config), *edits(config)]
+
+
+def pair_steps(config: FilterConfig) -> list[Step[Pair]]:
+    """Returns all of the recipe for sentence pairs."""
+    return [*pair_filters(config), *edits(config)]
+
+
+def document_filters(config: FilterConfig) -> list[Step[Document]]:
+    """Returns what is done to monolingual documents, but for the last edits."""
     of = _Settings(config)
     steps: list[Step[Document]] = []
     if of.uses("remove_boilerplate", False):
         steps.append(Boilerplate(of("remove_boilerplate")))
-    steps.append(document_length(config))
+    steps.append(DocumentLength(of("min_document_chars"), of("max_document_chars")))
     if of.uses("max_repeated_line_share", 1) or of.uses("max_repeated_line_char_share", 1):
         limits = of("max_repeated_line_share"), of("max_repeated_line_char_share")
         steps.append(RepeatedLines(*limits))
@@ -59,17 +69,16 @@ def document_steps(config: FilterConfig) -> list[Step[Document]]:
         steps.append(TopNgram(of("max_top_ngram_share")))
     if of.uses("max_repeated_ngram_share", {}):
         steps.append(RepeatedNgrams(of("max_repeated_ngram_share")))
-    return steps + _edits(of)
+    return steps
 
 
-def document_length(config: FilterConfig) -> DocumentLength:
-    """Returns the limits on the length of a document, also for what an edit left of it."""
-    of = _Settings(config)
-    return DocumentLength(of("min_document_chars"), of("max_document_chars"))
+def min_document_chars(config: FilterConfig) -> PerLanguage[int]:
+    """Returns the least length of a document, also of what an edit leaves of it."""
+    return _Settings(config)("min_document_chars")
 
 
-def pair_steps(config: FilterConfig) -> list[Step[Pair]]:
-    """Returns what is done to sentence pairs."""
+def pair_filters(config: FilterConfig) -> list[Step[Pair]]:
+    """Returns what is done to sentence pairs, but for the last edits."""
     of = _Settings(config)
     steps: list[Step[Pair]] = [
         PairLength(of("min_pair_chars"), of("max_pair_chars")),
@@ -81,7 +90,7 @@ def pair_steps(config: FilterConfig) -> list[Step[Pair]]:
         steps.append(ContainedSide(of("drop_contained_pairs")))
     if of.uses("min_pair_number_overlap", 0):
         steps.append(NumberOverlap(of("min_pair_number_overlap")))
-    return steps + _text_filters(of) + _edits(of)
+    return steps + _text_filters(of)
 
 
 def _text_filters(of: _Settings) -> list[Step[T]]:
@@ -99,7 +108,9 @@ def _text_filters(of: _Settings) -> list[Step[T]]:
     return steps
 
 
-def _edits(of: _Settings) -> list[Step[T]]:
+def edits(config: FilterConfig) -> list[Step[Any]]:
+    """Returns what is done, last, to documents and pairs that stay."""
+    of = _Settings(config)
     if not of.uses("mask_personal_data", None):
         return []
     return [MaskPersonalData(of("mask_personal_data"))]

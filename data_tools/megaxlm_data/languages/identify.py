@@ -142,6 +142,8 @@ class TwoPassIdentifier:
             return UNDETERMINED, confidence
         if code == UNDETERMINED or confidence < self._config.min_confidence:
             return UNDETERMINED, confidence
+        if not _may_be_in_script(code, text):
+            return UNDETERMINED, 0.0
         return _with_script(code, text), confidence
 
     def _reconsider(self, text: str, code: str, confidence: float) -> tuple[str, float]:
@@ -210,6 +212,25 @@ def _with_script(code: str, text: str) -> str:
     return normalize_code(f"{base_language(code)}-{script}") if script else code
 
 
+def _may_be_in_script(code: str, text: str) -> bool:
+    """Tells whether a text isn't mostly in a script that its language has no use for.
+
+    A few words of Gujarati are enough for the libraries to take a German sentence for it.
+    """
+    if _usual_script(base_language(code)) in _SCRIPTS:
+        return True  # the libraries tell these apart, and some languages have several of them
+    letters = _letters_by_script(text)
+    others = sum(map(str.isalpha, text)) - int(letters.sum())
+    return others >= int(letters.sum())
+
+
+@cache
+def _usual_script(language: str) -> str | None:
+    import langcodes
+
+    return langcodes.Language.make(language).maximize().script
+
+
 def is_traditional(text: str) -> bool:
     """Tells traditional from simplified Chinese, by characters that only one of them has."""
     found = code_points(text)
@@ -238,10 +259,15 @@ def _encodes(point: int, encoding: str) -> int:
 
 def _main_script(text: str) -> str | None:
     """Returns which of the scripts that languages change between has most letters, if any has."""
+    letters = _letters_by_script(text)
+    return list(_SCRIPTS)[int(letters.argmax())] if letters.any() else None
+
+
+def _letters_by_script(text: str) -> npt.NDArray[np.int64]:
+    """Returns the number of letters in each of the scripts, (scripts,)."""
     points = code_points(text)
     table = _script_table()
-    letters = np.bincount(table[points[points < len(table)]], minlength=len(_SCRIPTS) + 1)[1:]
-    return list(_SCRIPTS)[int(letters.argmax())] if letters.any() else None
+    return np.bincount(table[points[points < len(table)]], minlength=len(_SCRIPTS) + 1)[1:]
 
 
 @cache

@@ -61,7 +61,8 @@ def open_rows(
     """
     filters = config.filters
     is_bitext = isinstance(unit.source, BitextSource)
-    limit = filters.max_pair_chars if is_bitext else filters.max_document_chars
+    of_any = [filters, *map(filters.for_lang, filters.by_lang)]  # a filter knows which applies
+    limit = max(each.max_pair_chars if is_bitext else each.max_document_chars for each in of_any)
     max_chars = _RAW_FACTOR * limit + _RAW_EXTRA
     line_bytes = 4 * max_chars
     policies = Policies(config.on_invalid_utf8, config.on_bad_record)

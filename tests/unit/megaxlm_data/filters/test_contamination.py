@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from megaxlm_data.decontamination.index import ContaminationIndex, open_index, prepare
 from megaxlm_data.document import Document, Pair, document_id, pair_id
-from megaxlm_data.filters.base import apply_steps, total_drops, total_edits
+from megaxlm_data.filters.base import PerLanguage, apply_steps, total_drops, total_edits
 from megaxlm_data.filters.contamination import (
     Contaminated,
     ContaminatedLines,
     ContaminatedPair,
+    LittleLeft,
 )
 from megaxlm_data.filters.findings import findings_of
 from megaxlm_data.progress import Progress
@@ -65,6 +66,13 @@ def test_only_the_lines_that_overlap_are_cut(index: ContaminationIndex) -> None:
     assert edited.lines == (CLEAN, "The end.")
     assert total_edits([step], "en") == {"contaminated_lines": 3}
     assert findings_of([step], "en")["contamination"]["set"]["count"] == 1
+
+
+def test_a_document_of_which_little_is_left_goes(index: ContaminationIndex) -> None:
+    steps = [ContaminatedLines(index, samples=5), LittleLeft(PerLanguage(10))]
+    assert apply_steps(steps, Document("en", (SHORT, "Yes.")))[1] == "contaminated"
+    assert apply_steps(steps, Document("en", (SHORT,)))[1] == "contaminated"
+    assert apply_steps(steps, Document("en", (SHORT, "Yes, and no.")))[1] is None
 
 
 def test_a_clean_document_is_left_alone(index: ContaminationIndex) -> None:

@@ -119,6 +119,13 @@ def test_traditional_characters_are_told_from_simplified() -> None:
     assert not is_traditional("")
 
 
+def test_a_name_in_another_script_does_not_make_a_text_of_its_language(
+    identifier: LanguageIdentifier,
+) -> None:
+    text = "Ahmedabad (અમદાવાદ શહેર) ist eine große Stadt am Ufer eines Flusses im Westen."
+    assert identifier.identify(text)[0] in ("de", "und")
+
+
 def test_parts_of_a_long_text_are_looked_at() -> None:
     text = "a" * 500 + "b" * 500 + "c" * 500
     part = sample(text, 300)
