@@ -144,22 +144,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--alpha", type=float, default=0.3, help="sampling exponent (0.3)")
     inspect.add_argument("--tokens", type=_count, help="training length, for epochs (e.g. 1e9)")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
-    inspect.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        nargs="?",
-        const=Path(),
-        help="also write a page with plots, which reads the shards too (DIR/report.html)",
-    )
+    page = "also write a page with plots (DIR/report.html); reads the shards"
+    inspect.add_argument("--html", metavar="FILE", nargs="?", const="", help=page)
 
     verify = add(data_verbs, "verify", _data_verify, "Check a data set, every byte of it.")
     verify.add_argument("directory", type=Path, metavar="DIR")
-    verify.add_argument(
-        "--repair",
-        action="store_true",
-        help="make dataset.json again from sound shards if it is lost or damaged",
-    )
+    mend = "make dataset.json again from sound shards if it is lost or damaged"
+    verify.add_argument("--repair", action="store_true", help=mend)
 
     sample = add(data_verbs, "sample", _data_sample, "Write the sample corpus, of any size.")
     sample.add_argument("directory", type=Path, metavar="OUT_DIR")
@@ -281,31 +272,19 @@ def _data_inspect(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         from megaxlm_data.inspect.page import write_page
 
-        default = arguments.directory / "report.html"
-        path = default if arguments.html == Path() else arguments.html
-        write_page(report, arguments.directory, path)
-        print(f"wrote {path}")
+        print(f"wrote {write_page(report, arguments.directory, arguments.html)}")
     return EXIT_DONE
 
 
 def _data_verify(arguments: argparse.Namespace) -> int:
-    from megaxlm_data.verify import repair, verify
+    from megaxlm_data.verify import verdict
 
-    if arguments.repair:
-        repaired = repair(arguments.directory)
-        for line in repaired.lines():
-            print(line) if repaired.ok else _say(line)
-        if repaired.written or not repaired.ok:  # every shard has just been read
-            return EXIT_DONE if repaired.ok else EXIT_FOUND_WRONG
-    report = verify(arguments.directory)
-    for note in report.notes:
-        print(f"megaxlm: {note}", file=sys.stderr, flush=True)
-    for line in report.lines():
-        _say(line)
-    if not report.ok:
-        return EXIT_FOUND_WRONG
-    print(report.render())
-    return EXIT_DONE
+    found = verdict(arguments.directory, arguments.repair)
+    for line in found.notes:
+        print(f"megaxlm: {line}", file=sys.stderr, flush=True)
+    for line in found.lines:
+        print(line) if found.ok else _say(line)
+    return EXIT_DONE if found.ok else EXIT_FOUND_WRONG
 
 
 def _data_sample(arguments: argparse.Namespace) -> int:

@@ -46,23 +46,28 @@ _MAX_PAIRS = 60  # rows of a table of pairs of languages
 
 
 def write_page(
-    report: InspectReport, directory: Path, path: Path, threads: int | None = None
-) -> None:
+    report: InspectReport, directory: Path, file: str = "", threads: int | None = None
+) -> Path:
     """Writes the page, whole or not at all.
 
     Args:
         report: Of `inspect`.
         directory: The data set that it is of.
-        path: Where the page goes.
+        file: Where the page goes; empty for `report.html` in the data set.
         threads: How many shards are read at once; None for one a CPU.
+
+    Returns:
+        Where it went.
 
     Raises:
         UserError: matplotlib is not installed.
         CorruptDataError: A shard cannot be read.
     """
     content = make_page(report, directory, threads)
+    path = Path(file) if file else directory / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.encode())
+    return path
 
 
 def make_page(report: InspectReport, directory: Path, threads: int | None = None) -> str:

@@ -7,5 +7,14 @@ documents (`document_ids`), and a lost index made again from what is there (`rep
 from megaxlm_data.verify.check import VerifyReport, verify
 from megaxlm_data.verify.problem import Problem
 from megaxlm_data.verify.repair import RepairReport, repair
+from megaxlm_data.verify.verdict import Verdict, verdict
 
-__all__ = ["Problem", "RepairReport", "VerifyReport", "repair", "verify"]
+__all__ = [
+    "Problem",
+    "RepairReport",
+    "Verdict",
+    "VerifyReport",
+    "repair",
+    "verdict",
+    "verify",
+]
