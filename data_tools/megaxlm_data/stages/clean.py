@@ -120,9 +120,9 @@ def _warn_of_absent(
             for name, report in reports[unit.digest].items():
                 if report.kept:
                     missing[unit.where].pop(name, None)
-    for where, names in missing.items():
-        if names:
-            progress.warn(f"{where}.languages: no document of {', '.join(names)} is left")
+    for where, absent in missing.items():
+        if absent:
+            progress.warn(f"{where}.languages: no document of {', '.join(absent)} is left")
 
 
 def _grouped(inputs: Inputs, reports: dict[str, dict[str, CleanReport]]) -> Cleaned:
