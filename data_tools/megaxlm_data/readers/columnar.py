@@ -228,8 +228,11 @@ class ArrowReader(_ColumnReader):
             return
         self._reader = reader = pa.ipc.open_file(self._file, options=options)
         last = reader.num_record_batches if self._end is None else self._end
+        size = self._file.size()
         for number in range(self._start, last):
             yield from self._take_slices(reader.get_batch(number))
+            done = size * (number + 1) // reader.num_record_batches
+            self.position = done - size * self._start // reader.num_record_batches
 
     def _first_row(self) -> int:
         before = range(self._start)  # none in a stream, which is always read from its beginning

@@ -55,7 +55,7 @@ _VERSION_KEYS = (
     "mtime",
     "created",
 )
-_MAY_PASS = {408, 425, 429}  # HTTP: time out, too early, too many requests
+_MAY_PASS = {408, 425, 429}  # of HTTP: time out, too early, too many requests
 
 
 def is_remote(path: str) -> bool:
@@ -247,7 +247,8 @@ def retrying(url: str, act: Callable[[], T], between: Callable[[], None] = lambd
             return act()
         except UserError:
             raise
-        except Exception as error:
+        except Exception as caught:
+            error = _root(caught)
             if (message := _lasting(url, error)) is not None:
                 raise UserError(f"{url}: {message}") from None
             if attempt == ATTEMPTS:
@@ -260,6 +261,18 @@ def retrying(url: str, act: Callable[[], T], between: Callable[[], None] = lambd
         time.sleep(wait)
         wait *= 2
     raise AssertionError("unreachable")
+
+
+def _root(error: Exception) -> Exception:
+    """Returns the real error where fsspec calls it a missing file, as it does for all of HTTP."""
+    if isinstance(error, FileNotFoundError):
+        cause = error.__cause__ or error.__context__
+        status = getattr(cause, "status", None)
+        of_server = isinstance(status, int) and status not in (404, 410)
+        of_network = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        if isinstance(cause, Exception) and (of_server or of_network):
+            return cause
+    return error
 
 
 def _lasting(url: str, error: Exception) -> str | None:

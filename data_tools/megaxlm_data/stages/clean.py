@@ -115,7 +115,27 @@ def clean(
         if unit.input_bytes and not read and unit.start == 0 and unit.end is None:
             of = f" of {'-'.join(unit.langs)}" if unit.langs else ""
             progress.warn(f"{' and '.join(unit.files)}: no document{of} inside")
-    return _grouped(inputs, reports)
+    cleaned = _grouped(inputs, reports)
+    _warn_of_absent(inputs, reports, progress)
+    return cleaned
+
+
+def _warn_of_absent(
+    inputs: Inputs, reports: dict[str, dict[str, CleanReport]], progress: Progress
+) -> None:
+    """Names the languages that a source asks for and does not give."""
+    missing: dict[str, dict[str, None]] = {}
+    for unit in inputs.units:
+        if isinstance(unit.source, MonolingualSource) and unit.source.languages:
+            named = unit.source.languages
+            names = named.values() if isinstance(named, dict) else named
+            missing.setdefault(unit.where, dict.fromkeys(names))
+            for name, report in reports[unit.digest].items():
+                if report.kept:
+                    missing[unit.where].pop(name, None)
+    for where, absent in missing.items():
+        if absent:
+            progress.warn(f"{where}.languages: no document of {', '.join(absent)} is left")
 
 
 def _grouped(inputs: Inputs, reports: dict[str, dict[str, CleanReport]]) -> Cleaned:

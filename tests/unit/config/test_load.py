@@ -124,7 +124,7 @@ def test_dump_is_complete_and_loads_again(tmp_path: Path) -> None:
     ("bitext", "said"),
     [
         ("{langs: [en, en], tsv: [a]}", "two different languages"),
-        ("{langs: [en, fr]}", "either `tsv`"),
+        ("{langs: [en, fr]}", "either `paths`"),
         ("{langs: [en, fr], source: [a, b], target: [c]}", "2 files"),
     ],
 )

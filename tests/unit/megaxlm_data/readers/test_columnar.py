@@ -151,7 +151,17 @@ def test_few_rows_are_held_where_they_are_long(tmp_path, monkeypatch):
 
 
 def test_progress_ends_at_the_size_of_what_was_read(tmp_path):
+    table = pa.table({"text": [str(i) for i in range(10)]})
     path = tmp_path / "a.parquet"
-    save(path, pa.table({"text": [str(i) for i in range(10)]}))
+    save(path, table)
     facts = parquet_facts(str(path))
     assert read(path, start=1, end=3)[1].position == sum(facts.part_bytes[1:3]) > 0
+    path = tmp_path / "file.arrow"
+    save(path, table)
+    size = path.stat().st_size
+    facts = arrow_facts(str(path), size, path.read_bytes()[:16])
+    assert sum(facts.part_bytes) == size
+    assert read(path, start=1, end=3)[1].position == sum(facts.part_bytes[1:3]) > 0
+    path = tmp_path / "stream.arrow"
+    save(path, table)
+    assert 0 < read(path)[1].position <= path.stat().st_size

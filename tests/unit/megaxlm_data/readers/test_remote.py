@@ -319,6 +319,40 @@ def test_a_web_server_that_breaks_off(tmp_path):
             thread.join()
 
 
+class Overloaded(http.server.BaseHTTPRequestHandler):
+    """Says that it has too much to do, and what it is told to say later."""
+
+    answers = [503, 503, 503, 403]
+
+    def do_GET(self):
+        self.send_error(Overloaded.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words):
+        pass
+
+
+def test_a_server_that_is_overloaded_or_not_there_is_no_missing_file(flaky):
+    pytest.importorskip("aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Overloaded) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/a.txt"
+        try:
+            message = refused(lambda: facts_of(url))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert flaky  # it was tried again until the answer was another one
+    assert message.startswith(f"{url}: the server refuses to give the input (403, ")
+    flaky.clear()
+    assert refused(lambda: facts_of(url)).startswith(
+        f"{url}: cannot read the input after {ATTEMPTS} attempts (Cannot connect to host 127.0.0.1"
+    )
+    assert flaky == [1, 2, 4, 8, 16]
+
+
 def test_seeking_in_a_file_whose_size_is_not_known(monkeypatch):
     url = put("/a.txt", TEXT)
     monkeypatch.setattr(remote, "_can_seek", lambda file: False)

@@ -131,3 +131,12 @@ def test_millions_of_empty_pairs_are_counted_like_others(tmp_path):
         made = clean(inputs, config, tmp_path / "clean", pool, Crew.alone(), Progress(False))
     (report,) = made.reports.values()
     assert (report.read, report.kept, report.drops) == (1003, 1, {"empty_side": 1002})
+
+
+def test_a_language_that_a_source_asks_for_and_does_not_give_is_named(tmp_path, capsys):
+    lines = [json.dumps({"text": text, "l": lang}) for text, lang in ((GOOD, "en"), ("x", "sw"))]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    source = {"lang_field": "l", "paths": [f"{tmp_path}/a.jsonl"]}
+    made = run(tmp_path, {**source, "languages": ["en", "sw", "fr"]})
+    assert "warning: corpora.0.languages: no document of sw, fr is left" in capsys.readouterr().err
+    assert made.left_out["sw"].drops == {"too_short": 1}
