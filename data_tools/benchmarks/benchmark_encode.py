@@ -72,6 +72,7 @@ def text_by_script(named: list[Path], megabytes: float) -> dict[str, list[str]]:
 
 
 def files_of(named: list[Path]) -> Iterator[Path]:
+    """Yields files, and those of folders in order."""
     for path in named:
         yield from sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
 
@@ -84,10 +85,12 @@ def measured(encode: Callable[[list[str]], Ids], lines: list[str]) -> tuple[floa
 
 
 def rows(values: Any, offsets: Any) -> list[Any]:
+    """Returns the ids of each line."""
     return np.split(values, offsets[1:-1]) if len(offsets) > 1 else []
 
 
 def differing(mine: Ids, truth: Ids) -> int:
+    """Returns how many lines have other ids."""
     return sum(not np.array_equal(a, b) for a, b in zip(mine, truth, strict=True))
 
 
@@ -125,12 +128,14 @@ def other_encoders(
 
 
 def sample_model(folder: Path) -> Path:
+    """Trains a small model on the sample corpus; returns its file."""
     lines = [line for lang in LANGUAGES for line in sentences(lang, 2_000)]
     train_tokenizer(lines, TokenizerConfig(vocab_size=4_000), folder / "tokenizer", 0, 1)
     return folder / "tokenizer" / "sentencepiece.bpe.model"
 
 
 def main() -> int:
+    """Returns 1 if an id of the compiled encoder differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--text", type=Path, nargs="+")
@@ -180,6 +185,7 @@ def compare(tokenizer: Tokenizer, groups: dict[str, list[str]]) -> int:
 
 
 def report(label: str, size: int, seconds: dict[str, float], end: str) -> None:
+    """Prints rates and the ratio of one script."""
     rates = " ".join(f"{size / 1e6 / each:6.1f}" for each in seconds.values())
     print(f"{label:14} {size / 1e6:6.1f} {rates} {seconds['list'] / seconds['ours']:6.1f}  {end}")
 
