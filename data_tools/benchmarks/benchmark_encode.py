@@ -11,6 +11,24 @@ encoders with threads of their own do not blur them; the ratio is that of senten
 over ours, both run in turn. Lines whose ids are not sentencepiece's are counted; exit code 1 if
 "ours" has one. With `--all`, other encoders run on the first megabyte of each script, as far as
 they are installed: Hugging Face tokenizers, tokie, kitoken.
+
+Vocabulary 250,002, real text of 93 languages, on one core of a busy shared machine (AMD EPYC, 2
+cores), sentencepiece 0.2.3. Neighbours move each rate by a third; a script of one or two megabytes
+is mostly what the cache has not seen:
+
+                       MB   list  numpy   ours  ratio  lines differ
+    ARABIC            8.0    9.3    7.8   37.4    4.0       0 of 32372
+    CJK               5.8   14.1   14.4   37.0    2.6       0 of 22554
+    CYRILLIC          8.0    7.9    8.2   30.3    3.8       0 of 28173
+    DEVANAGARI        6.9   13.4   13.3   57.7    4.3       0 of 17288
+    HIRAGANA          1.1   11.9   12.4   30.5    2.6       0 of 5731
+    LATIN             8.0    5.5    4.1   24.2    4.4       0 of 36171
+    MYANMAR           1.3   14.8   13.0   34.7    2.3       0 of 3009
+    THAI              2.0   11.5   10.5   23.2    2.0       0 of 4751
+    all 24 scripts   63.3   10.6    9.3   37.5    3.5       0
+
+In a run over all 208 MB of that text, "numpy" made 6.5 MB/s, "ours" 33.0 (5.1 times), and no line
+of 1.26 million differed.
 """
 
 from __future__ import annotations
