@@ -11,6 +11,24 @@ encoders with threads of their own do not blur them; the ratio is that of senten
 over ours, both run in turn. Lines whose ids are not sentencepiece's are counted; exit code 1 if
 "ours" has one. With `--all`, other encoders run on the first megabyte of each script, as far as
 they are installed: Hugging Face tokenizers, tokie, kitoken.
+
+Vocabulary 250,002, real text of 93 languages, on one core of a busy shared machine (AMD EPYC, 2
+cores), sentencepiece 0.2.3. Neighbours move each rate by a third; a script of one or two megabytes
+is mostly what the cache has not seen:
+
+                       MB   list  numpy   ours  ratio  lines differ
+    ARABIC            8.0    9.3    7.8   37.4    4.0       0 of 32372
+    CJK               5.8   14.1   14.4   37.0    2.6       0 of 22554
+    CYRILLIC          8.0    7.9    8.2   30.3    3.8       0 of 28173
+    DEVANAGARI        6.9   13.4   13.3   57.7    4.3       0 of 17288
+    HIRAGANA          1.1   11.9   12.4   30.5    2.6       0 of 5731
+    LATIN             8.0    5.5    4.1   24.2    4.4       0 of 36171
+    MYANMAR           1.3   14.8   13.0   34.7    2.3       0 of 3009
+    THAI              2.0   11.5   10.5   23.2    2.0       0 of 4751
+    all 24 scripts   63.3   10.6    9.3   37.5    3.5       0
+
+In a run over all 208 MB of that text, "numpy" made 6.5 MB/s, "ours" 33.0 (5.1 times), and no line
+of 1.26 million differed.
 """
 
 from __future__ import annotations
@@ -72,6 +90,7 @@ def text_by_script(named: list[Path], megabytes: float) -> dict[str, list[str]]:
 
 
 def files_of(named: list[Path]) -> Iterator[Path]:
+    """Yields files, and those of folders in order."""
     for path in named:
         yield from sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
 
@@ -84,10 +103,12 @@ def measured(encode: Callable[[list[str]], Ids], lines: list[str]) -> tuple[floa
 
 
 def rows(values: Any, offsets: Any) -> list[Any]:
+    """Returns the ids of each line."""
     return np.split(values, offsets[1:-1]) if len(offsets) > 1 else []
 
 
 def differing(mine: Ids, truth: Ids) -> int:
+    """Returns how many lines have other ids."""
     return sum(not np.array_equal(a, b) for a, b in zip(mine, truth, strict=True))
 
 
@@ -125,12 +146,14 @@ def other_encoders(
 
 
 def sample_model(folder: Path) -> Path:
+    """Trains a small model on the sample corpus; returns its file."""
     lines = [line for lang in LANGUAGES for line in sentences(lang, 2_000)]
     train_tokenizer(lines, TokenizerConfig(vocab_size=4_000), folder / "tokenizer", 0, 1)
     return folder / "tokenizer" / "sentencepiece.bpe.model"
 
 
 def main() -> int:
+    """Returns 1 if an id of the compiled encoder differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--text", type=Path, nargs="+")
@@ -180,6 +203,7 @@ def compare(tokenizer: Tokenizer, groups: dict[str, list[str]]) -> int:
 
 
 def report(label: str, size: int, seconds: dict[str, float], end: str) -> None:
+    """Prints rates and the ratio of one script."""
     rates = " ".join(f"{size / 1e6 / each:6.1f}" for each in seconds.values())
     print(f"{label:14} {size / 1e6:6.1f} {rates} {seconds['list'] / seconds['ours']:6.1f}  {end}")
 

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
-#include <string>
+#include <memory>
+#include <tuple>
 #include <vector>
 
 #include "unigram_text.h"
@@ -42,10 +42,13 @@ class Trie {
     for (const Piece& piece : pieces) depth_ = std::max(depth_, piece.codes.size());
     std::vector<Node> nodes = tree(pieces);
     place(nodes);
+    packed_ = std::make_unique<HugeArray<Unit>>(units_.size());
+    std::copy(units_.begin(), units_.end(), &(*packed_)[0]);
+    units_ = {}, taken_ = {}, next_ = {}, previous_ = {};
   }
 
   std::uint32_t root() const { return root_; }
-  const Unit* units() const { return units_.data(); }
+  const Unit* units() const { return &(*packed_)[0]; }
   std::size_t depth() const { return depth_; }  // characters of the longest piece
 
  private:
@@ -87,24 +90,19 @@ class Trie {
   // Gives every node a base. Those with many children come first, while there is room; the others
   // fill the gaps, likely ones first, so that what is used often lies together.
   void place(std::vector<Node>& nodes) {
-    std::vector<std::size_t> order(nodes.size());
-    std::iota(order.begin(), order.end(), std::size_t(0));
-    const auto size_class = [&](std::size_t n) {
+    std::vector<std::tuple<int, float, std::size_t>> order;  // by size, then heat
+    for (std::size_t n = 0; n < nodes.size(); ++n) {
       int bits = 0;
       for (std::size_t count = nodes[n].count; count > 0; count /= 2) ++bits;
-      return bits;
-    };
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      const int x = size_class(a), y = size_class(b);
-      if (x != y) return x > y;
-      return nodes[a].heat != nodes[b].heat ? nodes[a].heat > nodes[b].heat : a < b;
-    });
+      if (bits > 0) order.emplace_back(-bits, -nodes[n].heat, n);
+    }
+    std::sort(order.begin(), order.end());
     grow();
     std::size_t cursor = 0;
-    int before = -1;
-    for (const std::size_t n : order) {
-      if (size_class(n) != before) cursor = head_, before = size_class(n);
-      nodes[n].base = nodes[n].count > 0 ? base_for(nodes, nodes[n], cursor) : 0;
+    int before = 0;
+    for (const auto& [bits, heat, n] : order) {
+      if (bits != before) cursor = head_, before = bits;
+      nodes[n].base = base_for(nodes, nodes[n], cursor);
     }
     // who has no children gets a base that is no one's: no unit fits it
     std::uint32_t nobody = 0;
@@ -168,7 +166,8 @@ class Trie {
   static constexpr std::size_t kEnd = ~std::size_t(0);
   std::size_t block_ = 256, depth_ = 0;
   std::uint32_t root_ = 0;
-  std::vector<Unit> units_;
+  std::unique_ptr<HugeArray<Unit>> packed_;
+  std::vector<Unit> units_;                   // while it is built
   std::vector<bool> taken_;                   // which numbers are a base
   std::vector<std::size_t> next_, previous_;  // the list of free places, ascending
   std::size_t head_ = 0;
