@@ -132,25 +132,25 @@ def _run_stages(
     cleaned = work / "clean"
     with WorkerPool(max(1, workers)) as pool:
         reports = clean(plan, config, cleaned, pool, progress)
-        plan, reports, cleaned = deduplicate_lines(
+        plan, reports, text = deduplicate_lines(
             plan, config, reports, cleaned, work / "lines", pool, crew, progress
         )
-        kept = exact_duplicates(plan, config, reports, cleaned, work / "exact", crew, progress)
+        kept = exact_duplicates(plan, config, reports, text, work / "exact", crew, progress)
         near = work / "near"
-        kept = near_duplicates(plan, config, kept, reports, cleaned, near, pool, crew, progress)
+        kept = near_duplicates(plan, config, kept, reports, text, near, pool, crew, progress)
         if crew.leads:
             write_report(plan, config, kept, near)
-        selections = select(plan, config, kept, reports, cleaned, work / "select")
+        selections = select(plan, config, kept, reports, text, work / "select")
         marker = work / "tokenizer.json"
         tokenizer = ensure_tokenizer(
-            plan, config, selections, reports, cleaned, marker, pool, progress
+            plan, config, selections, reports, text, marker, pool, progress
         )
         shards = encode(
             plan,
             config,
             selections,
             reports,
-            cleaned,
+            text,
             work / "encode",
             tokenizer,
             pool,
