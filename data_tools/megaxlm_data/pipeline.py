@@ -135,23 +135,23 @@ def _run_stages(
         made = clean(inputs, config, cleaned, pool, crew, progress)
         if crew.leads:
             report_contamination(made, config, work)
-        plan, reports, cleaned = deduplicate_lines(
+        plan, reports, text = deduplicate_lines(
             made.plan, config, made.reports, cleaned, work / "lines", pool, crew, progress
         )
         made = replace(made, plan=plan, reports=reports)
-        kept = exact_duplicates(plan, config, reports, cleaned, work / "exact", crew, progress)
+        kept = exact_duplicates(plan, config, reports, text, work / "exact", crew, progress)
         near = work / "near"
-        kept = near_duplicates(plan, config, kept, reports, cleaned, near, pool, crew, progress)
+        kept = near_duplicates(plan, config, kept, reports, text, near, pool, crew, progress)
         if crew.leads:
             write_report(plan, config, kept, near)
         selections = crew.lead(
-            "select", lambda: select(plan, config, kept, reports, cleaned, work / "select")
+            "select", lambda: select(plan, config, kept, reports, text, work / "select")
         )
         marker = work / "tokenizer.json"
         tokenizer = crew.lead(
             "tokenizer",
             lambda: ensure_tokenizer(
-                plan, config, selections, reports, cleaned, marker, pool, progress
+                plan, config, selections, reports, text, marker, pool, progress
             ),
         )
         shards = encode(
@@ -159,7 +159,7 @@ def _run_stages(
             config,
             selections,
             reports,
-            cleaned,
+            text,
             work / "encode",
             tokenizer,
             pool,
@@ -175,7 +175,7 @@ def _run_stages(
         if shards[group.name, split]
     )
     statistics = build_statistics(made, config, selections, shards, tokenizer)
-    report_rejected(inputs, statistics, config, work / "clean")
+    report_rejected(inputs, statistics, config, cleaned)
     return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from megaxlm_data.writers.atomic import atomic_file
 
 RECORD = np.dtype([("key", "<u8"), ("value", "<u8")])
-BUCKET_RECORDS = 2 << 20  # 32 MB, and some 300 MB while a bucket is worked on
+BUCKET_RECORDS = 1 << 20  # 16 MB, and 60 to 350 MB (all of one hash) while a bucket is worked on
 _KEYS = 1 << 64
 
 Records = npt.NDArray[np.void]  # of RECORD

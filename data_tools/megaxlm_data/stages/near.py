@@ -6,7 +6,7 @@
     unite     all of these to clusters, in this process, a language at a time
 
 Each task is a function of its inputs and writes a file that gets its name when it is whole, so that
-a killed build continues from the files that are there. A task takes some 300 MB at most. On disk,
+a killed build continues from the files that are there. A task takes 350 MB at most. On disk,
 until a language is done, a document takes 2 bytes a permutation and 16 a band: 560 bytes at 20
 bands of 6. In memory it takes four bytes while its language is united.
 

@@ -107,7 +107,7 @@ def prepare(tmp_path):
         config = DataBuildConfig(
             output=folder / "out",
             deduplication=deduplication,
-            filters={"max_repeated_line_share": 1, "max_pair_length_ratio": 100, **(filters or {})},
+            filters={"preset": "none", **(filters or {})},
             **values,
         )
         return Prepared(config, folder)

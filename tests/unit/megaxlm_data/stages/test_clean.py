@@ -54,7 +54,7 @@ def test_edits_are_applied_and_counted_by_language(tmp_path):
     cleaner = _DocumentCleaner(unit, [Shout()], config, tally)
     found = [cleaner.clean((GOOD, lang)) for lang in ("eng", "sw", "en")]
     assert found == [Document(lang, (GOOD.upper(),)) for lang in ("en", "sw", "en")]
-    reports = tally.finished(cleaner.totals)
+    reports = tally.finished(cleaner.steps)
     assert {name: report.edits for name, report in reports.items()} == {
         "en": {"shouted": 2},
         "sw": {"shouted": 1},
