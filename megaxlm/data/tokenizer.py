@@ -1,9 +1,9 @@
-"""The tokenizer of a data set: a SentencePiece Unigram model read with XLM-R's id layout.
+"""The tokenizer of a data set: a SentencePiece model, Unigram or BPE, with XLM-R's id layout.
 
-sentencepiece is the truth for ids (Hugging Face's own reading of a Unigram model differs on some
-lines; `megaxlm_data.tokenizer.huggingface` says where). The model itself normalises text and folds
-whitespace, so that `encode` takes raw text. Literal `<s>`, `</s>` or `<mask>` in a text is only
-text here: the ids of special tokens never come out of `encode`.
+sentencepiece is the truth for ids (what Hugging Face makes of the same model is made to agree, and
+`megaxlm_data.tokenizer.huggingface` says where it cannot). The model itself normalises text and
+folds whitespace, so that `encode` takes raw text. Literal `<s>`, `</s>` or `<mask>` in a text is
+only text here: the ids of special tokens never come out of `encode`.
 
 The file keeps sentencepiece's own order (`<unk> <s> </s>`, then the pieces). It is re-ordered to
 XLM-R's in memory, before sentencepiece reads it, so that no token's id is touched from Python.

@@ -92,6 +92,11 @@ def ensure_tokenizer(
             )
         return tokenizer
     marker.unlink(missing_ok=True)
+    if config.normalization != "nfkc":
+        progress.warn(
+            f"normalization {config.normalization}: Hugging Face's tokenizer may lose a combining "
+            "mark that follows a character it maps or does not know; nfkc has exact ids there too"
+        )
     folder = config.output / TOKENIZER_DIR
     if settings.model is not None and not trains:
         install_tokenizer(settings.model, folder, config.normalization)

@@ -30,7 +30,12 @@ in the list; no text in which that shows has been met.
 
 What differs from sentencepiece is then a literal `<mask>`, `<s>`, `</s>`, `<unk>` or `<pad>` in a
 text, which is the special token (it must be, to fill a mask; `split_special_tokens=True` makes it
-text), and, in a Unigram model, a literal `<0x41>`, which is that byte piece. NUMBERS
+text), and, in a Unigram model, a literal `<0x41>`, which is that byte piece. Of 347,448 lines in
+200 languages (12.9 million tokens, vocabulary 64,000, NFKC as the build leaves them) 4 differ, all
+by a literal `<unk>` or `<mask>`; of the 14,882 among them that NFKC changes, given raw, 1, by the
+same. With BPE 2 of 173,724 do, by a literal `<unk>`. Of every fortieth line, `XLMRobertaTokenizer`
+loses a mark in 6 of 43,431, and in 119 of 1,794 that are not NFKC. With the model file alone,
+without `tokenizer.json`, it gives `<unk>` for bytes.
 
 `XLMRobertaTokenizer.decode` shows byte pieces by name; `megaxlm.data.tokenizer.Tokenizer.decode`
 and the whole pipeline put the characters together again.

@@ -18,7 +18,7 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 # Fitted to benchmark_tokenizer_training.py; the fixed part holds a million candidate pieces.
 _FIXED_BYTES = 150_000_000
 _PER_BYTE, _PER_CHAR = 4.0, 22.0
-_BPE_PER_BYTE = 12.0
+_BPE_PER_BYTE = 17.0
 
 # sentencepiece counts characters in 32 bits, unless it is told that there are more
 _MAX_SMALL_SAMPLE = 2**31 - 2**24

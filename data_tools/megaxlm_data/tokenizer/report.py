@@ -5,7 +5,7 @@
     bytes_per_token    compression
     unknown_share      <unk> among tokens: text that is lost
     byte_share         byte-fallback pieces among tokens: text the vocabulary cannot spell
-    character_share    pieces of one character (without U+2581) among tokens, bytes not counted
+    character_share    pieces of at most one character beside U+2581 among tokens, bytes left out
     pieces_used        different pieces in the language's text
     pieces_owned       those that are mostly its own: its rate of the piece, occurrences a token,
                        is more than half of the sum of all languages' rates, and it was met at

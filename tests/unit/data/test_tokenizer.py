@@ -97,6 +97,15 @@ def test_unknown_without_byte_fallback(tmp_path):
     )
 
 
+def test_a_bpe_model_is_read_in_the_same_layout(tmp_path):
+    path = train(tmp_path / "m.model", model_type="bpe")
+    tokenizer = Tokenizer(path)
+    bare = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    assert tokenizer.encode_batch(LINES) == [fairseq(row) for row in bare.Encode(LINES)]
+    assert tokenizer.decode(tokenizer.encode("the cat \U0001f9e0")) == "the cat \U0001f9e0"
+    assert tokenizer.piece(tokenizer.mask_id) == "<mask>"
+
+
 @pytest.mark.parametrize("literal", ["<mask>", "<s>", "</s>", "<pad>", "<unk>", "<0x41>"])
 def test_literal_special_tokens_are_text(tokenizer, literal):
     ids = tokenizer.encode(f"the {literal} cat")
