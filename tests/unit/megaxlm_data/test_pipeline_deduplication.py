@@ -75,7 +75,7 @@ def test_what_is_off_by_default_costs_and_writes_nothing(config):
     cleaning = build(settings, progress=False).build["cleaning"]["en"]
     assert cleaning["near_duplicates"] == 0
     assert "duplicate" not in cleaning["lines"]
-    assert not (settings.output / "reports").exists()
+    assert not (settings.output / "reports/near_duplicates.jsonl").exists()
 
 
 def test_workers_and_a_missing_compiler_change_no_byte(config, tree_hash, monkeypatch):

@@ -107,7 +107,7 @@ def prepare(tmp_path):
         config = DataBuildConfig(
             output=folder / "out",
             deduplication=deduplication,
-            filters={"preset": "none", **(filters or {})},
+            filters={"preset": "none", "min_document_chars": 20, **(filters or {})},
             **values,
         )
         return Prepared(config, folder)

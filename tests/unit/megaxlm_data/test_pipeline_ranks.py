@@ -1,0 +1,123 @@
+"""Builds that several ranks share: the same bytes, and one line where a rank cannot go on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from megaxlm_data.pipeline import build
+from megaxlm_data.stages import encode as encode_module
+from megaxlm_data.writers import cleaned as cleaned_module
+
+from megaxlm.config.data_build import DataBuildConfig
+from megaxlm.errors import UserError
+
+SCRIPT = """
+import json, sys
+from megaxlm.config.data_build import DataBuildConfig
+from megaxlm.errors import UserError
+from megaxlm_data.pipeline import build
+from megaxlm_data.stages import encode
+from megaxlm_data.writers import cleaned
+if __name__ == "__main__":
+    encode.SEGMENT_BLOCKS, cleaned.BLOCK_BYTES = 2, 2_000  # many segments
+    config = DataBuildConfig(**json.load(open(sys.argv[1])))
+    try:
+        build(config, False, int(sys.argv[2]), int(sys.argv[3]))
+    except UserError as error:
+        sys.exit(str(error))
+"""
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    monkeypatch.setattr(encode_module, "SEGMENT_BLOCKS", 2)
+    monkeypatch.setattr(cleaned_module, "BLOCK_BYTES", 2_000)
+
+
+@pytest.fixture
+def make_config(tmp_path, make_corpus, build_model):
+    for lang in ("en", "ru", "hi"):
+        for number in range(4):
+            text = make_corpus(lang, 60, seed=number)
+            (tmp_path / f"{lang}{number}.txt").write_text(text)
+
+    def make(output, **changes):
+        corpora = [
+            {"lang": lang, "paths": [f"{tmp_path}/{lang}?.txt"]} for lang in ("en", "ru", "hi")
+        ]
+        values = {
+            "output": tmp_path / output,
+            "corpora": corpora,
+            "tokenizer": {"model": build_model},
+            "shard_tokens": 1_000,
+            "workers": 1,
+        }
+        return DataBuildConfig(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a rank: `start(config, rank, world_size)`; what is left of them ends with the test."""
+    (tmp_path / "build.py").write_text(SCRIPT)
+    started = []
+
+    def run(config, rank, world_size):
+        path = tmp_path / f"{config.output.name}.json"
+        path.write_text(json.dumps(config.model_dump(mode="json")))
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "build.py"), str(path), str(rank), str(world_size)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def said(process):
+    return process.communicate(timeout=300)[1].strip().splitlines()
+
+
+def test_ranks_of_any_number_make_the_same_bytes(make_config, start, tree_hash, small_segments):
+    alone = make_config("alone")
+    index = build(alone, progress=False)
+    names = [shard.path.rpartition("/")[2] for subset in index.subsets for shard in subset.shards]
+    assert len(set(name.split("-")[0] for name in names if "-" in name)) > 3  # segments
+    together = make_config("together")
+    first = [start(together, rank, 3) for rank in (1, 2)]
+    time.sleep(1)  # the others wait for one that comes late
+    lead = start(together, 0, 3)
+    assert [process.wait(300) for process in (lead, *first)] == [0, 0, 0]
+    assert tree_hash(together.output) == tree_hash(alone.output)
+    assert not (together.output / ".build").exists()
+
+
+def test_a_rank_whose_input_is_bad_ends_the_others_with_a_line(make_config, start, tmp_path):
+    config = make_config("out")
+    bad = tmp_path / "hi3.txt"
+    bad.write_bytes(bad.read_bytes() + b"\xff\xfe broken\n")
+    ranks = [start(config, rank, 2) for rank in (0, 1)]
+    lines = [said(process) for process in ranks]
+    assert [process.returncode for process in ranks] == [1, 1]
+    assert any("hi3.txt" in line[-1] and "invalid UTF-8" in line[-1] for line in lines)
+    assert any("failed, its own output says why" in line[-1] for line in lines)
+    assert not any("Traceback" in text for line in lines for text in line)
+    bad.write_text("क" * 40)
+    ranks = [start(config, rank, 2) for rank in (0, 1)]
+    assert [process.wait(300) for process in ranks] == [0, 0]
+
+
+def test_ranks_are_checked(make_config):
+    for rank, world_size in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(UserError, match="--rank"):
+            build(make_config("out"), False, rank, world_size)
