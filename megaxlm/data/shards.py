@@ -4,6 +4,7 @@
     DIR/tokenizer/                       SentencePiece model and Hugging Face tokenizer files
     DIR/<split>/<lang>/00012.arrow       one row a document
     DIR/<split>/<a>-<b>/00003.arrow      bitext, one row a pair
+    DIR/<split>/<lang>/00002-00003.arrow likewise, of a language cut into segments
 
 A shard is an uncompressed Arrow IPC file of exactly one record batch, so that memory mapping it
 gives the token values and the list offsets (= cumulative token counts) as plain NumPy views.
