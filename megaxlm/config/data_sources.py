@@ -10,14 +10,18 @@ from megaxlm.config.base import Section
 
 LanguageCode = Annotated[str, Field(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{2,8})*$")]
 DETECT = "detect"
+Column = Annotated[int, Field(ge=0, strict=True)]  # of TSV, counted from 0
+FieldName = Annotated[str, Field(min_length=1)]
 
 MonolingualFormat = Literal[
-    "auto",  # by extension: .jsonl .ndjson .json .parquet .arrow, wiki_00; all others: documents
+    # by extension: .jsonl .ndjson .json .parquet .arrow .tsv, wiki_00; all others: documents
+    "auto",
     "documents",  # text: one line a paragraph, a blank line ends a document (CC-100)
     "lines",  # text: one line a document
     "jsonl",  # one JSON object a line (OSCAR, mC4, CulturaX, FineWeb)
     "parquet",
     "arrow",  # files or streams, also those of Hugging Face `save_to_disk`
+    "tsv",  # one document a line, in a column: `text_field`
     "wikipedia",  # what WikiExtractor writes, with --json or without
 ]
 BitextFormat = Literal["auto", "tsv", "tmx", "jsonl", "parquet", "arrow"]
@@ -33,18 +37,21 @@ class MonolingualSource(Section):
 
     lang: LanguageCode | None = None
     lang_from: Literal["path"] | None = None
-    lang_field: str | None = None
+    lang_field: FieldName | Column | None = None
     # Only these are taken. A mapping also renames: from the code in the path or field to ours.
     languages: list[LanguageCode] | dict[str, LanguageCode] | None = None
     # Files, patterns, folders of Arrow files, or addresses (s3://, gs://, hf://, https://);
     # text may be compressed: .gz .zst .xz .bz2
     paths: list[str] = Field(min_length=1)
     format: MonolingualFormat = "auto"
-    text_field: str = Field(default="text", min_length=1)  # `a.b` is the field b inside of a
+    # `a.b` is the field b inside of a. Of TSV: a column's name in the first line, or its number.
+    text_field: FieldName | Column = "text"
 
     @model_validator(mode="after")
     def _one_language_rule(self) -> MonolingualSource:
-        rules = [name for name in ("lang", "lang_from", "lang_field") if getattr(self, name)]
+        rules = [
+            name for name in ("lang", "lang_from", "lang_field") if getattr(self, name) is not None
+        ]
         if len(rules) != 1:
             raise ValueError(
                 "say in one way which language it is: `lang: CODE`, `lang: detect`, `lang_from: "
@@ -57,9 +64,23 @@ class MonolingualSource(Section):
             raise ValueError(f"{with_place[0]}: `{{lang}}` in a path needs `lang_from: path`")
         if self.languages is not None and self.lang not in (None, DETECT):
             raise ValueError(f"`languages` chooses among several, and `lang` is {self.lang} alone")
-        if self.lang_field and self.format in ("documents", "lines", "wikipedia"):
+        if self.lang_field is not None and self.format in ("documents", "lines", "wikipedia"):
             raise ValueError(f"files of format `{self.format}` have no field `{self.lang_field}`")
+        if self.text_field == self.lang_field:
+            raise ValueError(f"`text_field` and `lang_field` are both {self.text_field}")
+        if self.format not in ("auto", "tsv"):
+            for name in ("text_field", "lang_field"):
+                if isinstance(value := getattr(self, name), int):
+                    raise ValueError(
+                        f"`{name}: {value}` is a column of TSV; files of format `{self.format}` "
+                        "have names"
+                    )
         return self
+
+    @property
+    def columns(self) -> tuple[str | int, ...]:
+        """What a row of a TSV file is made of: text, and language where a column says it."""
+        return (self.text_field,) if self.lang_field is None else (self.text_field, self.lang_field)
 
 
 class BitextSource(Section):
@@ -74,7 +95,7 @@ class BitextSource(Section):
     target: list[str] = Field(default_factory=list)
     format: BitextFormat = "auto"  # of `paths`
     # Of TSV, counted from 0, where there are more than two: ids, scores.
-    columns: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    columns: tuple[Column, Column] | None = None
     # Of JSON lines, Parquet and Arrow; translation.A and translation.B as Hugging Face has them.
     fields: tuple[str, str] | None = None
 

@@ -32,6 +32,7 @@ _BY_EXTENSION: dict[str, Form] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".tmx": "tmx",
+    ".tsv": "tsv",
 }
 _EXTRACT = re.compile(r"wiki_\d+")  # how WikiExtractor names its files
 

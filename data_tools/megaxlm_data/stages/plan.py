@@ -36,6 +36,7 @@ from megaxlm_data.readers.locations import FileFacts, facts_of, find_by_language
 from megaxlm_data.readers.records import FieldNames
 from megaxlm_data.readers.remote import is_remote
 from megaxlm_data.readers.stream import check_codec, codec_of
+from megaxlm_data.readers.tsv import column_places
 
 BUILD_VERSION = 2  # of the cleaning and encoding: raised when their output changes
 RANGE_BYTES = 64 << 20
@@ -74,10 +75,8 @@ class Unit:
         """What a row of a file with fields is made of."""
         if isinstance(self.source, BitextSource):
             return FieldNames(self.source.text_fields, 2, ("fields", "fields"))
-        if self.source.lang_field is None:
-            return FieldNames((self.source.text_field,), 1, ("text_field",))
-        names = (self.source.text_field, self.source.lang_field)
-        return FieldNames(names, 1, ("text_field", "lang_field"))
+        names = tuple(map(str, self.source.columns))
+        return FieldNames(names, 1, ("text_field", "lang_field")[: len(names)])
 
     def part(self, langs: tuple[str, ...]) -> Unit:
         """Returns what of it is in one language or pair."""
@@ -241,6 +240,10 @@ def _document_form(path: str, source: MonolingualSource) -> Form:
             f"{path}: text has no field `{source.lang_field}`; set `format`, or say in another way "
             "which language it is"
         )
+    if form != "tsv" and any(isinstance(column, int) for column in source.columns):
+        raise UserError(
+            f"{path}: a field given as a number is a column of TSV; set `format: tsv` or name it"
+        )
     return form
 
 
@@ -278,6 +281,8 @@ def _look_at(unit: Unit) -> _Looked:
     if unit.form not in COLUMNAR:
         for each in facts:
             check_codec(each)
+        if unit.form == "tsv" and isinstance(unit.source, MonolingualSource):
+            column_places(first.path, unit.source.columns, unit.fields.keys)
         return _Looked(facts, settled(unit.form, first), [])
     if unit.form == "parquet":
         footer = parquet_facts(first.path)

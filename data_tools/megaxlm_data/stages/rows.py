@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from megaxlm.config.data_build import DataBuildConfig
-from megaxlm.config.data_sources import BitextSource
+from megaxlm.config.data_sources import BitextSource, MonolingualSource
 from megaxlm_data.bitext.readers import read_aligned, read_tsv
 from megaxlm_data.bitext.tmx import TmxReader
 from megaxlm_data.readers.columnar import ArrowReader, ParquetReader
@@ -16,6 +16,7 @@ from megaxlm_data.readers.documents import RawDocument, read_documents, read_lin
 from megaxlm_data.readers.json_lines import JsonLinesReader
 from megaxlm_data.readers.lines import LineReader, Undecodable
 from megaxlm_data.readers.records import Policies, RawRow, RowReader, Source
+from megaxlm_data.readers.tsv import TsvReader
 from megaxlm_data.readers.wikipedia import WikipediaJsonReader, WikipediaReader
 from megaxlm_data.stages.plan import Unit
 
@@ -80,8 +81,7 @@ def open_rows(
             else read_lines(reader, max_chars)
         )
         return Rows(_as_rows(documents), [reader], max_chars)
-    if unit.form == "tsv":
-        assert isinstance(unit.source, BitextSource)
+    if unit.form == "tsv" and isinstance(unit.source, BitextSource):
         reader = lines(path)
         pairs = read_tsv(reader, unit.start, unit.source.columns, policies.bad_record)
         return Rows(pairs, [reader], max_chars)
@@ -93,6 +93,10 @@ def open_rows(
     if unit.form == "jsonl":
         most = _JSON_FACTOR * line_bytes
         records = JsonLinesReader(path, unit.fields, policies, most, *span)
+    elif unit.form == "tsv":
+        assert isinstance(unit.source, MonolingualSource)
+        columns, keys = unit.source.columns, unit.fields.keys
+        records = TsvReader(path, columns, keys, policies, _JSON_FACTOR * line_bytes, *span)
     elif unit.form == "parquet":
         records = ParquetReader(path, unit.fields, policies, *span)
     elif unit.form == "arrow":

@@ -80,6 +80,9 @@ def write_sources(folder, texts):
         (folder / f"a.jsonl.{suffix}").write_bytes(pack(records(english).encode()))
     (folder / "a.txt").write_bytes(plain)
     (folder / "lines.txt").write_text("\n".join(english))
+    numbered = [f"{number}\t{text}" for number, text in enumerate(english)]
+    (folder / "a.tsv.gz").write_bytes(gzip.compress("\n".join(numbered).encode()))
+    (folder / "named.tsv").write_text("\n".join(["id\tcontent", *numbered]))
     pq.write_table(table, folder / "a.parquet", row_group_size=7)
     saved = folder / "saved"
     saved.mkdir()
@@ -96,7 +99,8 @@ def write_sources(folder, texts):
     in_content = {"text_field": "content"}
     found = {f"a.{form}.{suffix}": {} for suffix in packers for form in ("txt", "jsonl")}
     found |= {"a.txt": {}, "lines.txt": {"format": "lines"}, "AA/wiki_00": {}, "AA/wiki_01.bz2": {}}
-    return found | {name: in_content for name in ("a.parquet", "saved", "file.arrow")}
+    found["a.tsv.gz"] = {"text_field": 1}
+    return found | {name: in_content for name in ("a.parquet", "saved", "file.arrow", "named.tsv")}
 
 
 def test_every_form_of_documents_gives_the_same_ones(tmp_path, config, texts):
@@ -260,6 +264,42 @@ def test_a_field_parts_a_file_into_languages(tmp_path, config, texts, monkeypatc
     assert fails(config("strict", corpora=[source])).startswith(
         f"{source['paths'][0]}:113: not valid JSON: Expecting value at character 1;"
     )
+
+
+def test_a_column_parts_a_file_into_languages(tmp_path, config, texts, monkeypatch):
+    lines = [
+        f"{lang}\t{text}"
+        for pair in zip(*texts.values(), strict=True)
+        for lang, text in zip(texts, pair, strict=True)
+    ]
+    path = tmp_path / "mixed.txt"
+    path.write_text("\n".join(["l\tsentence", *lines, "sw\tsentensi nzuri ya majaribio hapa"]))
+    source = {"languages": ["en", "ru"], "paths": [str(path)], "format": "tsv"}
+    by_name = {**source, "lang_field": "l", "text_field": "sentence"}
+    by_number = {**source, "lang_field": 0, "text_field": 1}
+    for number, corpus in enumerate((by_name, by_number)):
+        monkeypatch.setattr("megaxlm_data.stages.plan.RANGE_BYTES", 1000 if number else 64 << 20)
+        settings = config(f"out{number}", corpora=[corpus])
+        index = build(settings, progress=False)
+        for lang in ("en", "ru"):
+            assert len(ids(settings.output, lang)) == 40
+        assert index.build["left_out"]["sw"]["dropped"] == {"language_not_wanted": 1}
+    for lang in ("en", "ru"):
+        assert ids(tmp_path / "out0", lang) == ids(tmp_path / "out1", lang)
+
+
+def test_a_column_of_tsv_shows_before_anything_is_read(tmp_path, config):
+    (tmp_path / "a.tsv").write_text("id\tbody\n1\tone\n")
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    assert fails(config(corpora=[{"lang": "en", "paths": [f"{tmp_path}/a.tsv"]}])).startswith(
+        f"{tmp_path}/a.tsv:1: no column `text`; the first line has: id, body; correct `text_field`"
+    )
+    source = {"lang": "en", "paths": [f"{tmp_path}/a.jsonl"], "text_field": 1}
+    assert fails(config(corpora=[source])) == (
+        f"{tmp_path}/a.jsonl: a field given as a number is a column of TSV; set `format: tsv` or "
+        "name it"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_samples_do_not_depend_on_ranges_or_workers(tmp_path, config, texts, monkeypatch):
