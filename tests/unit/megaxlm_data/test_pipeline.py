@@ -185,18 +185,43 @@ def test_crlf_and_a_byte_order_mark_change_nothing(config, corpus, tree_hash):
 
 
 def test_the_same_pair_lands_on_the_same_side_in_both_directions(config, corpus):
-    rows = [line.split("\t") for line in (corpus / "en-ru.tsv").read_text().splitlines()]
+    lines = dict.fromkeys((corpus / "en-ru.tsv").read_text().splitlines())
+    rows = [line.split("\t") for line in lines]
+    (corpus / "en-ru.tsv").write_text("\n".join(lines))
     (corpus / "ru-en.tsv").write_text("\n".join(f"{b}\t{a}" for a, b in rows))
     both = [
         {"langs": ["en", "ru"], "tsv": [f"{corpus}/en-ru.tsv"]},
         {"langs": ["ru", "en"], "tsv": [f"{corpus}/ru-en.tsv"]},
     ]
-    settings = config(corpora=[], bitext=both, validation_fraction=0.3)
+    copies = {"deduplication": {"documents": False}}
+    settings = config(corpora=[], bitext=both, validation_fraction=0.3, **copies)
     build(settings, progress=False)
     forward = documents(settings.output, "validation", "en", "ru")
     backward = documents(settings.output, "validation", "ru", "en")
     assert {i: pair[::-1] for i, pair in backward.items()} == forward
     assert forward
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_a_pair_in_both_directions_is_one_pair(config, corpus, ahead):
+    rows = [line.split("\t") for line in (corpus / "en-ru.tsv").read_text().splitlines()]
+    own = f"{rows[0][1]} {rows[1][1]}", f"{rows[0][0]} {rows[1][0]}"
+    backward = ["\t".join(own), *(f"{b}\t{a}" for a, b in rows[ahead:])]
+    (corpus / "ru-en.tsv").write_text("\n".join(backward))
+    both = [
+        {"langs": ["en", "ru"], "tsv": [f"{corpus}/en-ru.tsv"]},
+        {"langs": ["ru", "en"], "tsv": [f"{corpus}/ru-en.tsv"]},
+    ]
+    alone = config("alone", corpora=[], bitext=both[:1], validation_fraction=0)
+    together = config("together", corpora=[], bitext=both, validation_fraction=0)
+    build(alone, progress=False)
+    cleaning = build(together, progress=False).build["cleaning"]
+    forward = documents(together.output, "train", "en", "ru")
+    assert forward == documents(alone.output, "train", "en", "ru")
+    assert list(documents(together.output, "train", "ru", "en").values()) == [own]
+    assert cleaning["ru-en"]["kept"] == 1
+    found = cleaning["ru-en"]
+    assert found["duplicates"] == found["read"] - sum(found["dropped"].values()) - 1 > 80
 
 
 def test_without_deduplication_copies_stay_together(config, corpus):
