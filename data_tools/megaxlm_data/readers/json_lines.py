@@ -84,6 +84,8 @@ class JsonLinesReader:
         try:
             record = json.loads(line)
         except ValueError as error:
+            if line.strip() in ("[", "{", "[{"):  # one value over many lines
+                return self._bad(line, number, "is no JSON object; give one object a line")
             hint = (
                 " (the line breaks off: perhaps the file was not fetched whole)"
                 if getattr(error, "pos", 0) >= len(line.rstrip())

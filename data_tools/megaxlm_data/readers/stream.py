@@ -28,6 +28,14 @@ _MAGIC = {
     "xz": b"\xfd7zXZ\x00",
     "bzip2": b"BZh",
 }
+_UNPACK = "unpack it and name the files in it"
+_CONVERT = "convert it: iconv -f UTF-16 -t UTF-8"
+_UNREADABLE = {
+    b"PK\x03\x04": ("a zip archive", _UNPACK),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
+    b"\xff\xfe": ("UTF-16, not UTF-8", _CONVERT),
+    b"\xfe\xff": ("UTF-16, not UTF-8", _CONVERT),
+}
 _BLOCK = 256 << 10  # small, so that a truncated file is read almost to its end
 
 
@@ -74,10 +82,16 @@ def check_codec(facts: FileFacts) -> None:
     """Checks that a file is compressed as its extension says.
 
     Raises:
-        UserError: It is compressed in another way.
+        UserError: It is compressed in another way, an archive of files, or no UTF-8.
     """
     if not facts.head:
         return
+    name = name_of(facts.path)
+    if name.suffix.lower() == ".tgz" or bare_name(facts.path).suffix.lower() == ".tar":
+        raise UserError(f"{facts.path}: is a tar archive; {_UNPACK}")
+    for magic, (kind, advice) in _UNREADABLE.items():
+        if facts.head.startswith(magic):
+            raise UserError(f"{facts.path}: is {kind}; {advice}")
     expected = codec_of(facts.path)
     found = next((codec for codec, magic in _MAGIC.items() if facts.head.startswith(magic)), None)
     if found == "bzip2" and expected is None and facts.head[4:10] != b"1AY&SY":

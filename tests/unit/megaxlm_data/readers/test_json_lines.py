@@ -27,6 +27,13 @@ def refused(path, **options):
     return str(caught.value).replace(str(path), path.name)
 
 
+def test_one_value_over_many_lines_is_told_from_json_lines(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[\n {\n  "text": "a"\n }\n]')
+    with pytest.raises(UserError, match="a.json:1: is no JSON object; give one object a line, or"):
+        read(path)
+
+
 def test_fields_may_lie_inside_of_others_and_metadata_may_be_odd(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(

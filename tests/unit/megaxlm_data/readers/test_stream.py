@@ -52,6 +52,21 @@ def test_extension_and_content_must_agree(tmp_path):
         check_readable(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.zip", b"PK\x03\x04rest", "is a zip archive; unpack it"),
+        ("a.txt", "text".encode("utf-16"), "is UTF-16, not UTF-8; convert it: iconv"),
+        ("a.tar.gz", gzip.compress(b"text"), "is a tar archive; unpack it"),
+        ("a.tgz", gzip.compress(b"text"), "is a tar archive; unpack it"),
+    ],
+)
+def test_what_is_no_text_says_what_it_is(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: {said}"):
+        check_readable(tmp_path / name)
+
+
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(UserError, match="nothing.txt: input file does not exist"):
         check_readable(tmp_path / "nothing.txt")
