@@ -27,7 +27,7 @@ class Progress:
             unit_scale=True,
             unit_divisor=1000,
             file=sys.stderr,
-            disable=not self._show,
+            disable=not (self._show and total),  # an empty bar says nothing
             dynamic_ncols=True,
             mininterval=0.2,
         )

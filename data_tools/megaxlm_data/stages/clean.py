@@ -248,16 +248,18 @@ def _clean_items(
     Raises:
         UserError: The input is damaged, and the policy is to fail.
     """
-    read = position = 0
+    read = position = begin = 0
 
     def tick() -> None:
         nonlocal position
-        before, position = position, rows.position
+        # a line that ends beyond the range counts up to there: the rest is another unit's
+        most = begin + unit.input_bytes if unit.input_bytes else rows.position
+        before, position = position, min(rows.position, most)
         advance(position - before)
 
     with ExitStack() as stack:
         rows = open_rows(unit, config, stack, tick)
-        position = rows.position
+        begin = position = rows.position
         try:
             for row in rows.rows:
                 read += 1
