@@ -49,12 +49,14 @@ from megaxlm_data.stages.clean import clean
 from megaxlm_data.stages.encode import encode
 from megaxlm_data.stages.exact import exact_duplicates
 from megaxlm_data.stages.lines import deduplicate_lines
+from megaxlm_data.stages.named_languages import check_named
 from megaxlm_data.stages.near import near_duplicates
 from megaxlm_data.stages.near_samples import write_report
 from megaxlm_data.stages.plan import Inputs, find_inputs
 from megaxlm_data.stages.select import select
 from megaxlm_data.stages.vocabulary import ensure_tokenizer
 from megaxlm_data.statistics import build_statistics, report_contamination, report_rejected
+from megaxlm_data.tokenizer import check_model
 from megaxlm_data.workers import WorkerPool, available_cpus
 from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX
 from megaxlm_data.writers.cleaned import open_cleaned
@@ -106,6 +108,10 @@ def _build(
     if config.shard_tokens > _MAX_SHARD_TOKENS:
         raise UserError(f"shard_tokens: {config.shard_tokens} is more than {_MAX_SHARD_TOKENS}")
     inputs = find_inputs(config, progress)
+    if config.tokenizer.model is not None:
+        check_model(config.tokenizer.model)
+    if inputs.languages_known:
+        check_named(config, [unit.langs for unit in inputs.units], progress)
     work = config.output / WORK_DIR
     with _locked(work, rank, world_size):
         if (index := _already_built(config.output, inputs)) is not None:
@@ -121,8 +127,24 @@ def _build(
                 _remove_temporary(config.output)  # no rank writes there any more
                 write_index(config.output, index)
                 _remove_strays(config.output, index)
+                progress.say(_summary(config.output, index))
     _remove_folder(work, attempts=1 if world_size == 1 else 5)
     return index
+
+
+def _summary(directory: Path, index: DatasetIndex) -> str:
+    documents, pairs = (
+        sum(each.rows for each in index.subsets if each.is_bitext == of_pairs)
+        for of_pairs in (False, True)
+    )
+    read = sum(found["read"] for found in index.build["cleaning"].values())
+    counted = [f"{documents:,} documents"] if documents else []
+    counted += [f"{pairs:,} pairs"] if pairs else []
+    tokens = sum(each.tokens for each in index.subsets)
+    return (
+        f"{directory}: {' and '.join(counted)} of {read:,} read, {tokens:,} tokens; "
+        f"`megaxlm data inspect {directory}` shows what each language has"
+    )
 
 
 def _run_stages(
@@ -133,6 +155,8 @@ def _run_stages(
     with WorkerPool(max(1, workers)) as pool:
         crew.lead("prepare", lambda: prepare_build(config, work, progress))
         made = clean(inputs, config, cleaned, pool, crew, progress)
+        if not inputs.languages_known:
+            check_named(config, [group.langs for group in made.plan.groups], progress)
         if crew.leads:
             report_contamination(made, config, work)
         plan, reports, text = deduplicate_lines(

@@ -100,8 +100,26 @@ def find_files(patterns: list[str], where: str) -> Iterator[str]:
         else:
             found = sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
         if not found:
+            _check_folder(pattern, where)
             raise UserError(f"{where}: no file matches {pattern}; correct the pattern")
         yield from found
+
+
+def _check_folder(pattern: str, where: str) -> None:
+    """Tells a folder that may not be looked into, which matches nothing, from an empty one."""
+    if is_remote(pattern):
+        return
+    folder = Path(pattern)
+    while glob.has_magic(str(folder)) or not folder.exists():
+        folder = folder.parent
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        raise UserError(
+            f"{where}: {folder}: no permission to look into the folder; give this user access to it"
+        ) from None
+    except OSError:
+        return  # no folder
 
 
 def find_by_language(patterns: list[str], where: str) -> Iterator[tuple[str, str]]:

@@ -91,6 +91,11 @@ class Inputs:
     digest: str  # of all that the output depends on
 
     @property
+    def languages_known(self) -> bool:
+        """Whether the languages are known before cleaning."""
+        return all(unit.langs for unit in self.units)
+
+    @property
     def distinct(self) -> list[Unit]:
         """Every unit once."""
         return list({unit.digest: unit for unit in self.units}.values())

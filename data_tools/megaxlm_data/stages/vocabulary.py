@@ -142,7 +142,6 @@ def _shares(
             text_bytes[lang] = text_bytes.get(lang, 0) + size
             sentences[lang] = sentences.get(lang, 0) + selection.lines
     settings = config.tokenizer
-    _refuse_unknown(config, set(sentences))
     chosen = set(settings.languages or sentences).difference(settings.exclude_languages)
     cap = settings.max_sentences_per_language
     available = {
@@ -171,21 +170,6 @@ def _shares(
     if (expected := bytes_of(quota)) > budget:
         quota = quotas(max(1, int(count * budget / expected)))
     return _Shares(quota, sentences, int(bytes_of(quota)))
-
-
-def _refuse_unknown(config: DataBuildConfig, known: set[str]) -> None:
-    settings = config.tokenizer
-    for key, named in (
-        ("languages", settings.languages or []),
-        ("exclude_languages", settings.exclude_languages),
-        ("weights", list(settings.weights)),
-    ):
-        for lang in named:
-            if lang not in known:
-                raise UserError(
-                    f"tokenizer.{key}: there is no text of {lang!r}; the languages of this data "
-                    f"set are {', '.join(sorted(known))} (what is cleaned is kept)"
-                )
 
 
 def _checked(

@@ -8,11 +8,17 @@
     extension.json              of an extended one: what it owes to its base (see `extension`)
 """
 
-from megaxlm_data.tokenizer.folder import extend_tokenizer, install_tokenizer, train_tokenizer
+from megaxlm_data.tokenizer.folder import (
+    check_model,
+    extend_tokenizer,
+    install_tokenizer,
+    train_tokenizer,
+)
 from megaxlm_data.tokenizer.huggingface import write_hf_tokenizer
 from megaxlm_data.tokenizer.sampling import sampling_quota
 
 __all__ = [
+    "check_model",
     "extend_tokenizer",
     "install_tokenizer",
     "sampling_quota",

@@ -107,6 +107,16 @@ def install_tokenizer(model: Path, out_dir: Path, normalization: Normalization =
     _write_folder({MODEL_NAME: path.read_bytes()}, out_dir, normalization)
 
 
+def check_model(model: Path) -> None:
+    """Checks that there is a model to build with, before anything is done.
+
+    Raises:
+        UserError: No model there, or one of another kind than XLM-R's.
+        CorruptDataError: The file is not a SentencePiece model.
+    """
+    Tokenizer(_find_model(model))
+
+
 def _find_model(model: Path) -> Path:
     if not model.is_dir():
         return model

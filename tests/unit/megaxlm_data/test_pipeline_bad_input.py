@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,6 +124,64 @@ def test_no_permission_is_one_line(tmp_path, config, monkeypatch):
     assert fails(config(path)) == (
         f"{path}: no permission to read the input; give this user access to it"
     )
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_empty_one(tmp_path, config, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    assert fails(config(tmp_path / "closed" / "*.txt")) == (
+        f"corpora.0.paths (en): no file matches {tmp_path}/closed/*.txt; correct the pattern"
+    )
+
+    def no(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(locations.os, "scandir", no)  # root may read everything
+    assert fails(config(tmp_path / "closed" / "*" / "a*.txt")) == (
+        f"corpora.0.paths (en): {tmp_path}/closed: no permission to look into the folder; give "
+        "this user access to it"
+    )
+
+
+def test_an_output_that_may_not_be_written_is_named(tmp_path, config, monkeypatch):
+    (tmp_path / "a.txt").write_text(GOOD)
+    mkdir = Path.mkdir
+
+    def no(path, *args, **options):
+        if ".build" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", no)
+    assert fails(config(tmp_path / "a.txt")).startswith(
+        f"{tmp_path}/out/.build: Permission denied; finished work in {tmp_path}/out is kept"
+    )
+
+
+def test_a_wrong_language_in_the_recipe_takes_every_document(tmp_path, config):
+    (tmp_path / "a.txt").write_text(f"{GOOD}\n\n{GOOD} two")
+    assert fails(config(tmp_path / "a.txt", source={"lang": "ru"})) == (
+        f"ru: every document of {tmp_path}/a.txt was dropped: wrong_script 2; change `filters`, or "
+        "take it out of the config"
+    )
+
+
+def test_a_model_that_is_none_shows_before_anything_is_read(tmp_path, config):
+    (tmp_path / "a.txt").write_text(GOOD)
+    (tmp_path / "models").mkdir()
+    settings = config(tmp_path / "a.txt", tokenizer={"model": tmp_path / "models"})
+    assert "found none: name the file in tokenizer.model" in fails(settings)
+    (tmp_path / "a.model").write_bytes(b"no model")
+    settings = config(tmp_path / "a.txt", tokenizer={"model": tmp_path / "a.model"})
+    assert f"{tmp_path}/a.model: not a readable SentencePiece model" in fails(settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_last_line_says_what_there_is(tmp_path, config, capsys):
+    (tmp_path / "a.txt").write_text(f"{GOOD}\n\nshort\n\n{GOOD}\n\n{GOOD} two")
+    build(config(tmp_path / "a.txt", validation_fraction=0), progress=True)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"{tmp_path}/out: 2 documents of 4 read, ")
+    assert last.endswith(f"; `megaxlm data inspect {tmp_path}/out` shows what each language has")
 
 
 def test_empty_files_of_every_form(tmp_path, config, capsys):
