@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,7 +35,7 @@ class DataBuildConfig(Section):
     max_validation_documents: int = Field(default=2_000, ge=0)  # per language or pair
     shard_tokens: int = Field(default=16_000_000, ge=1_000)
     rejected_samples: int = Field(default=20, ge=0)  # shown of each language and reason; 0: none
-    workers: int | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataBuildConfig:

@@ -145,7 +145,8 @@ class FilterConfig(Section):
             except ValidationError as error:
                 problem = error.errors()[0]
                 key = ".".join(map(str, problem["loc"]))
-                raise ValueError(f"by_lang.{lang}.{key}: {problem['msg']}") from None
+                message = problem["msg"][:1].lower() + problem["msg"][1:]
+                raise ValueError(f"by_lang.{lang}.{key}: {message}") from None
         return self
 
     def for_lang(self, lang: str) -> FilterConfig:

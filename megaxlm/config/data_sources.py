@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from megaxlm.config.base import Section
 
-LanguageCode = Annotated[str, Field(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{2,8})*$")]
+
+def _is_code(code: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{2,8})*", code):
+        raise ValueError("is no language code; give one such as `en`, `zh-Hant` or `eng_Latn`")
+    return code
+
+
+LanguageCode = Annotated[str, AfterValidator(_is_code)]
 DETECT = "detect"
 Column = Annotated[int, Field(ge=0, strict=True)]  # of TSV, counted from 0
 FieldName = Annotated[str, Field(min_length=1)]

@@ -61,7 +61,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
         raise UserError(f"{path}: no such config file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the config: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot read the config: {reason}") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -112,7 +113,7 @@ def _siblings(path: Path) -> list[str]:
 def _apply_override(tree: dict[str, Any], origins: dict[KeyPath, str], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
-        raise UserError(f"--set {override}: expected KEY=VALUE, e.g. training.max_steps=1000")
+        raise UserError(f"--set {override}: expected KEY=VALUE, e.g. seed=1")
     try:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError:
@@ -156,6 +157,8 @@ def _first_problem(
     # An unknown key is usually the cause of a missing one, so it is named first.
     problem = min(problems, key=lambda item: item["type"] != "extra_forbidden")
     keys = tuple(key for key in problem["loc"] if not _is_branch(key))
+    if problem["type"] == "model_type":
+        problem["msg"] = "is a section: give keys under it, or {} for what they are by default"
     origin = next(
         (origins[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in origins), where
     )
@@ -179,7 +182,9 @@ def _first_problem(
 
 def _is_branch(key: str | int) -> bool:
     """Whether a part of pydantic's location names a branch of a union rather than a key."""
-    return isinstance(key, str) and (key.startswith(("literal[", "function-")) or key == "int")
+    return isinstance(key, str) and (
+        key.startswith(("literal[", "function-", "constrained-")) or key in ("int", "str", "[key]")
+    )
 
 
 def _valid_keys(schema: type[BaseModel], keys: KeyPath) -> list[str]:
