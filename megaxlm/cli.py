@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     data_verbs = data.add_subparsers(metavar="COMMAND", required=True)
 
     build = add(data_verbs, "build", _data_build, "Corpora to tokenised Arrow shards.")
-    _config_arguments(build)
+    _config_arguments(build, "tokenizer.vocab_size=64000")
     build.add_argument("--rank", type=int, default=0, help="of this host among several, from 0")
     build.add_argument("--world-size", type=int, default=1, help="hosts that share the output")
 
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0)
 
     pretrain = add(verbs, "pretrain", _pretrain, "Train an encoder; resumes if RUN_DIR has begun.")
-    _config_arguments(pretrain)
+    _config_arguments(pretrain, "training.max_steps=1000")
     pretrain.add_argument(
         "--deepspeed_config", type=Path, metavar="FILE", help="overrides training.deepspeed_config"
     )
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
+def _config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
     parser.add_argument(
         "--set",
@@ -220,7 +220,7 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting, e.g. training.max_steps=1000",
+        help=f"change a setting, e.g. {example}",
     )
 
 

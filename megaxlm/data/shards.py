@@ -32,6 +32,7 @@ INDEX_NAME = "dataset.json"
 TOKENIZER_DIR = "tokenizer"
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
+_MEND = "`megaxlm data verify {} --repair` makes it again from the shards"
 
 MONOLINGUAL_SCHEMA = pa.schema(
     [
@@ -186,15 +187,16 @@ def read_index(directory: Path) -> DatasetIndex:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        hint = (
-            "is the build unfinished? run `megaxlm data build` again"
-            if directory.is_dir()
-            else ("no such folder; build it with `megaxlm data build CONFIG`")
-        )
+        if not directory.is_dir():
+            hint = "no such folder; build it with `megaxlm data build CONFIG`"
+        else:
+            hint = "is the build unfinished? run `megaxlm data build` again"
+            if any((directory / split).is_dir() for split in SPLITS):
+                hint += f"; if the index alone is lost, {_MEND.format(directory)}"
         raise UserError(f"{path}: no data set here: {hint}") from None
     except (ValueError, OSError) as error:
         raise CorruptDataError(
-            f"{path}: unreadable index ({error}); rebuild the data set"
+            f"{path}: unreadable index ({error}); {_MEND.format(directory)}"
         ) from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
@@ -217,7 +219,9 @@ def read_index(directory: Path) -> DatasetIndex:
             build=content.get("build", {}),
         )
     except (KeyError, TypeError) as error:
-        raise CorruptDataError(f"{path}: damaged index ({error}); rebuild the data set") from None
+        raise CorruptDataError(
+            f"{path}: damaged index ({error}); {_MEND.format(directory)}"
+        ) from None
 
 
 class Shard:
