@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from megaxlm.config.base import Section
+from megaxlm.config.data_sources import Column, FieldName
 
 
 class EvaluationSet(Section):
@@ -15,8 +16,8 @@ class EvaluationSet(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # for the report
     paths: list[str] = Field(min_length=1)  # files, globs or folders; .gz, .zst and .xz too
     format: Literal["auto", "text", "tsv", "csv", "json", "jsonl"] = "auto"  # by the extension
-    # Names of columns (in the first line) or their numbers from 1; keys of JSON; [] takes all.
-    fields: list[str] = Field(default_factory=list)
+    # Columns, by number from 0 or by their names in the first line; keys of JSON; [] takes all.
+    fields: list[FieldName | Column] = Field(default_factory=list)
 
 
 class DecontaminationConfig(Section):

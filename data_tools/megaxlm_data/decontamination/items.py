@@ -11,7 +11,7 @@ import csv
 import glob
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ def read_items(evaluation_set: EvaluationSet, path: Path) -> Iterator[Item]:
         form = _FORMS.get(name.suffix.lower(), "text")  # type: ignore[assignment]
     fields = evaluation_set.fields
     lines = _lines(path)
+    if form in ("json", "jsonl") and any(isinstance(field, int) for field in fields):
+        raise UserError(f"{path}: JSON has keys, not numbers of columns; correct `fields`")
     if form == "text":
         return (Item(text, line) for line, text in lines)
     if form == "json":
@@ -124,38 +126,40 @@ def _csv_rows(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]
         line = reader.line_num + 1
 
 
-def _cells(path: Path, rows: Iterator[tuple[int, list[str]]], fields: list[str]) -> Iterator[Item]:
+def _cells(
+    path: Path, rows: Iterator[tuple[int, list[str]]], fields: Sequence[str | int]
+) -> Iterator[Item]:
     wanted: list[int] | None = None
     if fields:
-        if all(field.isdecimal() for field in fields):
-            wanted = [int(field) - 1 for field in fields]
-        else:
-            _, header = next(rows, (1, []))
-            for field in fields:
-                if field not in header:
-                    raise UserError(
-                        f"{path}:1: no column `{field}`, there are {', '.join(header) or 'none'}; "
-                        "correct `fields`"
-                    )
-            wanted = [header.index(field) for field in fields]
+        named = any(isinstance(field, str) for field in fields)
+        header = next(rows, (1, []))[1] if named else []
+        for field in fields:
+            if isinstance(field, str) and field not in header:
+                raise UserError(
+                    f"{path}:1: no column `{field}`, there are {', '.join(header) or 'none'}; "
+                    "correct `fields`"
+                )
+        wanted = [field if isinstance(field, int) else header.index(field) for field in fields]
     for line, row in rows:
         if row in ([], [""]):
             continue
         if wanted is not None and max(wanted) >= len(row):
             raise UserError(
-                f"{path}:{line}: has {len(row)} columns, `fields` asks for {max(wanted) + 1}; "
-                "mend the line or correct `fields` and `format`"
+                f"{path}:{line}: has {len(row)} columns, `fields` asks for number "
+                f"{max(wanted)}, counted from 0; mend the line or correct `fields` and `format`"
             )
         for cell in row if wanted is None else [row[place] for place in wanted]:
             yield Item(cell, line)
 
 
-def _json(path: Path, text: str, fields: list[str]) -> Iterator[Item]:
+def _json(path: Path, text: str, fields: Sequence[str | int]) -> Iterator[Item]:
     for value in _strings(_parsed(path, 1, text), fields, not fields):
         yield Item(value, 1)
 
 
-def _json_lines(path: Path, lines: Iterator[tuple[int, str]], fields: list[str]) -> Iterator[Item]:
+def _json_lines(
+    path: Path, lines: Iterator[tuple[int, str]], fields: Sequence[str | int]
+) -> Iterator[Item]:
     for line, text in lines:
         if text.strip():
             for value in _strings(_parsed(path, line, text), fields, not fields):
@@ -173,7 +177,7 @@ def _parsed(path: Path, line: int, text: str) -> Any:
         ) from None
 
 
-def _strings(value: Any, fields: list[str], inside: bool) -> Iterator[str]:
+def _strings(value: Any, fields: Sequence[str | int], inside: bool) -> Iterator[str]:
     """Yields the strings in a JSON value, under the keys that are asked for."""
     if isinstance(value, str):
         if inside:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megaxlm.data.shards import DatasetIndex, Split, Subset, read_index
+from megaxlm.errors import UserError
 
 _OWN_STATISTICS = {"digest", "settings", "cleaning", "counts", "absent"}
 _UNSPACED_ABOVE = 0.3  # share of characters in scripts without spaces: no words to count
@@ -72,8 +73,10 @@ def inspect(directory: Path, alpha: float = 0.3, tokens: int | None = None) -> I
             Monolingual text and bitext are each reckoned as if all of it were theirs.
 
     Raises:
-        UserError: There is no data set.
+        UserError: There is no data set, or no such exponent.
     """
+    if not 0 <= alpha <= 1:
+        raise UserError(f"--alpha {alpha}: must be from 0 (languages alike) to 1 (as they lie)")
     index = read_index(directory)
     budgets: dict[bool, int] = {}
     shares: dict[str, float] = {}

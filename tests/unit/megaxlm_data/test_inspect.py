@@ -7,6 +7,7 @@ from megaxlm_data.pipeline import build
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.data.shards import Shard, read_index, tokenizer_path
 from megaxlm.data.tokenizer import Tokenizer
+from megaxlm.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,12 @@ def test_sampling_shares_and_epochs(directory):
     assert all(s.epochs == pytest.approx(1) for s in by_name(inspect(directory, 1.0)).values())
     assert by_name(inspect(directory))["en-ru"].sampling_share == 1
     assert all(s.epochs is None for s in by_name(inspect(directory), "validation").values())
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_an_exponent_that_no_sampling_has_is_refused(directory, alpha):
+    with pytest.raises(UserError, match="--alpha .*: must be from 0"):
+        inspect(directory, alpha=alpha)
 
 
 def test_json_and_table(directory):

@@ -36,7 +36,7 @@ def test_every_cell_is_an_item_unless_columns_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "dev.tsv.gz", "premise\thypothesis\tlabel\nA b\tC d\tneutral\n\n")
     assert items(path)[3:] == [("A b", 2), ("C d", 2), ("neutral", 2)]
     assert items(path, fields=["hypothesis"]) == [("C d", 2)]
-    assert items(path, fields=["3", "1"])[2:] == [("neutral", 2), ("A b", 2)]
+    assert items(path, fields=[2, 0])[2:] == [("neutral", 2), ("A b", 2)]
 
 
 def test_csv_cells_may_hold_commas_and_lines(tmp_path: Path) -> None:
@@ -65,7 +65,13 @@ def test_the_format_may_be_given(tmp_path: Path) -> None:
     [
         ("a.tsv", "p\tq\n", {"fields": ["r"]}, r"a.tsv:1: no column `r`, there are p, q"),
         ("a.tsv", "", {"fields": ["r"]}, r"a.tsv:1: no column `r`, there are none"),
-        ("a.tsv", "p\tq\nx\n", {"fields": ["q"]}, r"a.tsv:2: has 1 columns, .* for 2"),
+        (
+            "a.tsv",
+            "p\tq\nx\n",
+            {"fields": ["q"]},
+            r"a.tsv:2: has 1 columns, .* for number 1, counted from 0",
+        ),
+        ("a.jsonl", "{}\n", {"fields": [1]}, r"a.jsonl: JSON has keys, not numbers of columns"),
         ("a.jsonl", '{"a": 1}\n{"a": \n', {}, r"a.jsonl:2: not JSON"),
         ("a.json", '{\n"a": ]', {}, r"a.json:2: not JSON"),
     ],
