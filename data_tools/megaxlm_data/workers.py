@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_handles
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -74,6 +75,16 @@ def _start_worker(done: Any, stop: Any) -> None:
     _control = _Control(done, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _children_without_interrupt() -> Iterator[None]:
+    """Keeps Ctrl-C from processes started here, also while they start and could only print."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came meanwhile arrives now
 
 
 def _end_with_parent() -> None:
@@ -138,7 +149,8 @@ class WorkerPool:
                         task = next(waiting)
                     except StopIteration:
                         break
-                    under_way.append((task, pool.submit(function, task)))
+                    with _children_without_interrupt():
+                        under_way.append((task, pool.submit(function, task)))
                 if not under_way:
                     break
                 candidates = [under_way[0][1]] if order == "tasks" else [f for _, f in under_way]

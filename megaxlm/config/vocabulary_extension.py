@@ -60,6 +60,6 @@ def read_extension(directory: Path) -> VocabularyExtension:
     except ValidationError as error:
         problem = error.errors()[0]
         raise CorruptDataError(
-            f"{path}: {'.'.join(map(str, problem['loc']))} {problem['msg']}; build the tokenizer "
+            f"{path}: {' '.join([*map(str, problem['loc']), problem['msg']])}; build the tokenizer "
             "again"
         ) from None

@@ -55,6 +55,16 @@ def test_a_killed_worker_is_one_clear_line():
     assert caught.value.exit_code == 1
 
 
+def is_blocked(_):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_worker_never_sees_an_interrupt_and_the_parent_does():
+    with WorkerPool(2) as pool:
+        assert [blocked for _, blocked in pool.map(is_blocked, range(4), "tasks")] == [True] * 4
+    assert not is_blocked(None)
+
+
 PARENT = """
 import os, time
 from megaxlm_data.workers import WorkerPool
