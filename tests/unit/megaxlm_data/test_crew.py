@@ -20,7 +20,7 @@ def test_every_task_has_one_owner_and_none_much_more_than_the_others(sizes, hand
 
 
 def a_crew(folder: Path, rank: int, size: int = 2, digest: str = "d", patience: float = 5) -> Crew:
-    return Crew(rank, size, folder, digest, Progress(False), patience)
+    return Crew(rank, size, folder, digest, Progress(False), patience=patience)
 
 
 def test_ranks_split_the_tasks(tmp_path):
