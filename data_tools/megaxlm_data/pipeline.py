@@ -46,7 +46,7 @@ from megaxlm_data.crew import Crew, FinishedError
 from megaxlm_data.filters.build_steps import prepare_build
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import clean
-from megaxlm_data.stages.encode import encode
+from megaxlm_data.stages.encode import encode, tidy
 from megaxlm_data.stages.exact import exact_duplicates
 from megaxlm_data.stages.lines import deduplicate_lines
 from megaxlm_data.stages.near import near_duplicates
@@ -176,12 +176,14 @@ def _run_stages(
             "select", lambda: select(plan, config, kept, reports, text, work / "select")
         )
         marker = work / "tokenizer.json"
-        tokenizer = crew.lead(
-            "tokenizer",
-            lambda: ensure_tokenizer(
-                plan, config, selections, reports, text, marker, pool, progress
-            ),
-        )
+
+        def make_tokenizer() -> Tokenizer:
+            made = ensure_tokenizer(plan, config, selections, reports, text, marker, pool, progress)
+            if crew.leads:
+                tidy(config, selections, made, work / "encode")
+            return made
+
+        tokenizer = crew.lead("tokenizer", make_tokenizer)
         shards = encode(
             plan,
             config,

@@ -1,5 +1,6 @@
 """Builds that several ranks share: the same bytes, and one line where a rank cannot go on."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -76,7 +77,12 @@ def start(tmp_path):
         path = tmp_path / f"{config.output.name}.json"
         path.write_text(json.dumps(config.model_dump(mode="json")))
         process = subprocess.Popen(
-            [sys.executable, str(tmp_path / "build.py"), path, *map(str, (rank, world_size, *poll))],
+            [
+                sys.executable,
+                str(tmp_path / "build.py"),
+                path,
+                *map(str, (rank, world_size, *poll)),
+            ],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stderr=subprocess.PIPE,
             text=True,
@@ -149,3 +155,68 @@ def test_a_lead_that_starts_again_leaves_what_others_are_writing(make_config):
     assert under_way.exists()
     pipeline._announce(inputs, config.output / ".build", Progress(False), alone=True)
     assert not under_way.exists()
+
+
+class Killed(BaseException):
+    """Nothing in the build catches it, as nothing catches a SIGKILL."""
+
+
+@pytest.fixture
+def kill_before_index(monkeypatch):
+    """Builds a data set but for its index."""
+
+    def run(config):
+        def die(directory, index):
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "write_index", die)
+            with pytest.raises(Killed):
+                build(config, progress=False)
+
+    return run
+
+
+def start_lead_first(start, config):
+    lead = start(config, 0, 2)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        lead.wait(5)  # by now it waits for what is not there
+    other = start(config, 1, 2)
+    assert [process.wait(60) for process in (lead, other)] == [0, 0]
+
+
+def test_a_shard_that_another_rank_lost_is_waited_for(
+    make_config, start, tree_hash, small_segments, kill_before_index
+):
+    reference, config = make_config("reference"), make_config("out")
+    build(reference, progress=False)
+    kill_before_index(config)
+    for path in config.output.glob("train/*/*.arrow"):
+        path.unlink()  # whichever segments fall to rank 1
+    start_lead_first(start, config)
+    assert tree_hash(config.output) == tree_hash(reference.output)
+
+
+def test_shards_of_another_config_are_not_taken_for_those_of_this_one(
+    make_config, start, tree_hash, small_segments, kill_before_index
+):
+    reference, config = make_config("reference"), make_config("out")
+    build(reference, progress=False)
+    kill_before_index(config)
+    kill_before_index(make_config("out", normalization="nfc"))  # as large, or nearly
+    kill_before_index(make_config("out", shard_tokens=1_500))
+    start_lead_first(start, config)
+    assert tree_hash(config.output) == tree_hash(reference.output)
+
+
+def test_a_build_killed_while_it_drops_altered_shards_makes_them_all_again(
+    make_config, tree_hash, kill_before_index
+):
+    reference, config = make_config("reference"), make_config("out")
+    build(reference, progress=False)
+    kill_before_index(config)
+    markers = sorted((config.output / ".build" / "encode").glob("en.*/train-*.json"))
+    assert len(markers) > 2
+    markers[1].unlink()
+    build(config, progress=False)
+    assert tree_hash(config.output) == tree_hash(reference.output)
