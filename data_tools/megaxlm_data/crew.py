@@ -67,6 +67,7 @@ class Crew:
         self._stage = "plan"
         self._before: dict[int, int] = {}  # rank: its last beat before this process began
         self._seen: dict[int, tuple[int, float]] = {}  # rank: its last beat, when we saw it change
+        self._alone_since: float | None = None  # all others have done their part
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -173,7 +174,7 @@ class Crew:
             pause = min(_POLL_SECONDS[1], 1.5 * pause)
 
     def _look_at_others(self, stage: str) -> None:
-        now = time.monotonic()
+        now, done = time.monotonic(), 0
         for rank in range(self.world_size):
             content = None if rank == self.rank else self._read(rank)
             if content is None or content["beat"] == self._before.get(rank):
@@ -189,6 +190,7 @@ class Crew:
                     "when that is mended, finished work is kept",
                     EXIT_FOUND_WRONG,
                 )
+            done += content["state"] == "done"
             beat, since = self._seen.get(rank, (-1, now))
             if beat != content["beat"] or content["state"] == "done":
                 self._seen[rank] = (content["beat"], now)
@@ -198,6 +200,15 @@ class Crew:
                     f"{self._patience:.0f} s; start it and this one again, finished work is kept",
                     EXIT_FOUND_WRONG,
                 )
+        if done < self.world_size - 1:
+            return
+        self._alone_since = now if self._alone_since is None else self._alone_since
+        if now - self._alone_since > self._patience:  # more than a network file system may lag
+            raise UserError(
+                f"{stage}: all other ranks are done, but what they made is lost or altered; start "
+                "all ranks again, what is whole is kept",
+                EXIT_FOUND_WRONG,
+            )
 
     def _read(self, rank: int) -> dict[str, Any] | None:
         try:
