@@ -31,6 +31,10 @@ _POLL_SECONDS = (0.05, 2.0)  # at first, and at most
 _TELL_SECONDS = 60.0
 
 
+class FinishedError(Exception):
+    """The data set was finished by the others; this rank was not needed any more."""
+
+
 class Crew:
     """This process among the ranks that build one data set.
 
@@ -40,6 +44,7 @@ class Crew:
         folder: Where beats are written; made here.
         digest: Of the plan, which all must share.
         progress: Where waiting is told.
+        finished: Whether the data set is there, and what the ranks share may be gone.
         patience: Seconds without a beat after which a rank counts as dead.
 
     Raises:
@@ -53,14 +58,16 @@ class Crew:
         folder: Path,
         digest: str,
         progress: Progress,
+        finished: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.rank, self.world_size = rank, world_size
         self._folder, self._digest, self._progress = folder, digest, progress
-        self._patience = patience
+        self._finished, self._patience = finished, patience
         self._stage = "plan"
         self._before: dict[int, int] = {}  # rank: its last beat before this process began
         self._seen: dict[int, tuple[int, float]] = {}  # rank: its last beat, when we saw it change
+        self._alone_since: float | None = None  # all others have done their part
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -77,6 +84,8 @@ class Crew:
     def __enter__(self) -> Crew:
         if self.world_size > 1:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self.leads:
+                self._remove_stale()
             for rank in range(self.world_size):
                 if (content := self._read(rank)) is not None:
                     self._before[rank] = content["beat"]
@@ -84,6 +93,12 @@ class Crew:
             self._thread = threading.Thread(target=self._keep_beating, daemon=True)
             self._thread.start()
         return self
+
+    def _remove_stale(self) -> None:
+        """Removes what says that something is done for another config, which is undone by this."""
+        for path in self._folder.glob("*.done"):
+            if not self._is_done(path):
+                path.unlink()
 
     def __exit__(
         self,
@@ -142,12 +157,15 @@ class Crew:
 
         Raises:
             UserError: Another rank failed, gives no more beats, or builds something else.
+            FinishedError: The data set was finished meanwhile.
         """
         self._stage = stage
         if self.world_size == 1:
             return
         pause, told = _POLL_SECONDS[0], time.monotonic()
         while left := len(missing()):
+            if self._finished():
+                raise FinishedError
             self._look_at_others(stage)
             if time.monotonic() - told > _TELL_SECONDS:
                 told = time.monotonic()
@@ -156,7 +174,7 @@ class Crew:
             pause = min(_POLL_SECONDS[1], 1.5 * pause)
 
     def _look_at_others(self, stage: str) -> None:
-        now = time.monotonic()
+        now, done = time.monotonic(), 0
         for rank in range(self.world_size):
             content = None if rank == self.rank else self._read(rank)
             if content is None or content["beat"] == self._before.get(rank):
@@ -172,6 +190,7 @@ class Crew:
                     "when that is mended, finished work is kept",
                     EXIT_FOUND_WRONG,
                 )
+            done += content["state"] == "done"
             beat, since = self._seen.get(rank, (-1, now))
             if beat != content["beat"] or content["state"] == "done":
                 self._seen[rank] = (content["beat"], now)
@@ -181,11 +200,20 @@ class Crew:
                     f"{self._patience:.0f} s; start it and this one again, finished work is kept",
                     EXIT_FOUND_WRONG,
                 )
+        if done < self.world_size - 1:
+            return
+        self._alone_since = now if self._alone_since is None else self._alone_since
+        if now - self._alone_since > self._patience:  # more than a network file system may lag
+            raise UserError(
+                f"{stage}: all other ranks are done, but what they made is lost or altered; start "
+                "all ranks again, what is whole is kept",
+                EXIT_FOUND_WRONG,
+            )
 
     def _read(self, rank: int) -> dict[str, Any] | None:
         try:
             content: dict[str, Any] = json.loads(self._path(rank).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (OSError, json.JSONDecodeError):  # also of a network file system, at a replaced file
             return None
         return content
 

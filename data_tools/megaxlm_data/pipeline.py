@@ -42,11 +42,11 @@ from megaxlm.data.shards import (
 )
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
-from megaxlm_data.crew import Crew
+from megaxlm_data.crew import Crew, FinishedError
 from megaxlm_data.filters.build_steps import prepare_build
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import clean
-from megaxlm_data.stages.encode import encode
+from megaxlm_data.stages.encode import encode, tidy
 from megaxlm_data.stages.exact import exact_duplicates
 from megaxlm_data.stages.lines import deduplicate_lines
 from megaxlm_data.stages.named_languages import check_named
@@ -65,6 +65,7 @@ WORK_DIR = ".build"
 
 _SHARD_NAME = re.compile(r"(\d{5}-)?\d{5}\.arrow")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # some network file systems have none
+_REMOVALS = 5  # attempts
 _MAX_SHARD_TOKENS = 2**31 - 1  # Arrow list offsets are int32
 
 
@@ -113,22 +114,49 @@ def _build(
     if inputs.languages_known:
         check_named(config, [unit.langs for unit in inputs.units], progress)
     work = config.output / WORK_DIR
-    with _locked(work, rank, world_size):
-        if (index := _already_built(config.output, inputs)) is not None:
-            progress.say(f"{config.output}: is built already, nothing to do")
-        else:
-            with Crew(rank, world_size, work / "ranks", inputs.digest, progress) as crew:
-                if crew.leads:
-                    _announce(inputs, work, progress, alone=world_size == 1)
-                index = _run_stages(inputs, config, work, crew, progress)
-                if index is None:
-                    progress.say(f"rank {rank}: its part is done, rank 0 writes the index")
-                    return None
-                _remove_temporary(config.output)  # no rank writes there any more
-                write_index(config.output, index)
-                _remove_strays(config.output, index)
-                progress.say(_summary(config.output, index))
-    _remove_folder(work, attempts=1 if world_size == 1 else 5)
+    # before a lock is asked for: ranks that all start again each find that nothing is to do
+    index = _already_built(config.output, inputs)
+    if index is None:
+        with _locked(work, rank, world_size):
+            index = _already_built(config.output, inputs)  # by who held the lock until now
+            if index is None:
+                index = _build_together(inputs, config, work, rank, world_size, progress)
+    else:
+        progress.say(f"{config.output}: is built already, nothing to do")
+    if _is_finished(config.output):
+        _remove_folder(work, progress)
+    return index
+
+
+def _build_together(
+    inputs: Inputs,
+    config: DataBuildConfig,
+    work: Path,
+    rank: int,
+    world_size: int,
+    progress: Progress,
+) -> DatasetIndex | None:
+    def finished() -> bool:
+        return _is_finished(config.output)
+
+    with Crew(rank, world_size, work / "ranks", inputs.digest, progress, finished) as crew:
+        if crew.leads:
+            _announce(inputs, work, progress, alone=world_size == 1)
+        try:
+            index = _run_stages(inputs, config, work, crew, progress)
+        except (FinishedError, OSError):
+            if crew.leads or not finished():
+                raise
+            # a rank with nothing left to do may come too late to see what the others did
+            progress.say(f"{config.output}: the other ranks have finished it")
+            return None
+        if index is None:
+            progress.say(f"rank {rank}: its part is done, rank 0 writes the index")
+            return None
+        _remove_temporary(config.output)  # no rank writes there any more
+        write_index(config.output, index)
+        _remove_strays(config.output, index)
+        progress.say(_summary(config.output, index))
     return index
 
 
@@ -172,12 +200,14 @@ def _run_stages(
             "select", lambda: select(plan, config, kept, reports, text, work / "select")
         )
         marker = work / "tokenizer.json"
-        tokenizer = crew.lead(
-            "tokenizer",
-            lambda: ensure_tokenizer(
-                plan, config, selections, reports, text, marker, pool, progress
-            ),
-        )
+
+        def make_tokenizer() -> Tokenizer:
+            made = ensure_tokenizer(plan, config, selections, reports, text, marker, pool, progress)
+            if crew.leads:
+                tidy(config, selections, made, work / "encode")
+            return made
+
+        tokenizer = crew.lead("tokenizer", make_tokenizer)
         shards = encode(
             plan,
             config,
@@ -203,9 +233,13 @@ def _run_stages(
     return DatasetIndex(tokenizer.sha256, tokenizer.vocab_size, subsets, statistics)
 
 
+def _is_finished(directory: Path) -> bool:
+    return (directory / INDEX_NAME).exists()
+
+
 def _already_built(directory: Path, plan: Inputs) -> DatasetIndex | None:
     """Returns the index of a finished build of the same config and input."""
-    if not (directory / INDEX_NAME).exists():
+    if not _is_finished(directory):
         return None
     index = read_index(directory)
     if index.build.get("digest") != plan.digest:
@@ -260,7 +294,7 @@ def _locked(work: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
         try:
             yield
         except UserError:
-            if all(path.name == "lock" for path in work.iterdir()):
+            if {path.name for path in work.glob("*")} <= {"lock", f"lock.{rank:05d}"}:
                 shutil.rmtree(work, ignore_errors=True)  # nothing was begun
             raise
 
@@ -280,11 +314,12 @@ def _announce(plan: Inputs, work: Path, progress: Progress, alone: bool) -> None
                 f"{len(wanted & cleaned)} of {len(wanted)} inputs are still clean, the stages that "
                 "depend on the change start again"
             )
-    for file in (work / "clean").glob("*"):
+    for file in (work / "clean").glob("[!.]*"):  # another rank may be writing those with a dot
         if file.name.split(".")[0] not in wanted:
             file.unlink()
-    if alone:  # else another rank may be writing
+    if alone:
         _remove_temporary(work.parent)
+        shutil.rmtree(work / "ranks", ignore_errors=True)  # what they say holds no more
     write_atomically(path, json.dumps({"digest": plan.digest}).encode())
 
 
@@ -300,13 +335,14 @@ def _remove_temporary(directory: Path) -> None:
                 path.unlink()
 
 
-def _remove_folder(folder: Path, attempts: int) -> None:
-    """Removes a folder in which another rank may write its last beat."""
-    for attempt in range(attempts):
-        shutil.rmtree(folder, ignore_errors=attempt + 1 < attempts)
+def _remove_folder(folder: Path, progress: Progress) -> None:
+    """Removes a folder in which another rank may write its last beat, or which it removes too."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
         time.sleep(0.2)
+    progress.warn(f"{folder}: cannot be removed; the data set is whole, remove it by hand")
 
 
 def _remove_strays(directory: Path, index: DatasetIndex) -> None:

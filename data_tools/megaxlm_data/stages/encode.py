@@ -6,7 +6,9 @@ can share it.
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +24,7 @@ from megaxlm.data.tokenizer import Tokenizer
 from megaxlm_data.crew import Crew
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages.clean import CleanReport
-from megaxlm_data.stages.plan import Group, Plan, digest_of
+from megaxlm_data.stages.plan import DIGEST_CHARS, Group, Plan, digest_of
 from megaxlm_data.stages.select import Block, Selection, blocks_of, is_validation
 from megaxlm_data.tokenizer.encoder import Encoder, make_encoder
 from megaxlm_data.workers import WorkerPool, advance
@@ -96,7 +98,29 @@ class _Segment:
         for assembler in self.assemblers.values():
             assembler.finish(len(self.blocks))
         self.done.parent.mkdir(parents=True, exist_ok=True)
-        run(lambda: write_atomically(self.done, b"{}"))
+
+        run(lambda: write_atomically(self.done, json.dumps(self._counts()).encode()))
+
+    def is_whole(self) -> bool:
+        """Returns whether the shards that the assemblers know of are all there will be."""
+        try:
+            return bool(json.loads(self.done.read_text(encoding="utf-8")) == self._counts())
+        except FileNotFoundError:
+            return False
+
+    def collect(self) -> bool:
+        """Takes over what another rank made; False while that is not whole, or lost again."""
+        try:
+            for assembler in self.assemblers.values():
+                assembler.collect()
+                if not assembler.has_files():
+                    return False
+        except FileNotFoundError:  # a marker that the other rank removes just now
+            return False
+        return self.is_whole()
+
+    def _counts(self) -> dict[str, int]:
+        return {split: len(each.shards) for split, each in self.assemblers.items()}
 
 
 def encode(
@@ -156,14 +180,38 @@ def encode(
         writer.wait()
     if not crew.leads:
         return {}
-    crew.wait("encode", lambda: [each for each in segments if not each.done.exists()])
+    others = [segment for segment, is_mine in zip(segments, mine, strict=True) if not is_mine]
+
+    def missing() -> list[_Segment]:
+        others[:] = [each for each in others if not each.collect()]
+        return others
+
+    crew.wait("encode", missing)
     shards: dict[tuple[str, Split], list[CountedShard]] = {}
-    for each, is_mine in zip(segments, mine, strict=True):
+    for each in segments:
         for split, assembler in each.assemblers.items():
-            if not is_mine:
-                assembler.collect()
             shards.setdefault((each.group.name, split), []).extend(assembler.shards)
     return shards
+
+
+def tidy(
+    config: DataBuildConfig,
+    selections: dict[str, Selection],
+    tokenizer: Tokenizer,
+    folder: Path,
+) -> None:
+    """Removes markers of another config, whose shards are overwritten by those of this one.
+
+    For one rank, before any encodes: it is the owner of a segment alone that looks into its shards.
+    """
+    wanted = {_digest(selection, tokenizer, config) for selection in selections.values()}
+    for path in folder.glob("*"):
+        if path.name[-DIGEST_CHARS:] not in wanted:
+            shutil.rmtree(path)
+
+
+def _digest(selection: Selection, tokenizer: Tokenizer, config: DataBuildConfig) -> str:
+    return digest_of([selection.digest, tokenizer.sha256, config.shard_tokens])
 
 
 def _segments(
@@ -181,7 +229,7 @@ def _segments(
     segments = []
     for group in plan.groups:
         selection = selections[group.name]
-        digest = digest_of([selection.digest, tokenizer.sha256, config.shard_tokens])
+        digest = _digest(selection, tokenizer, config)
         blocks = list(blocks_of(group, reports, cleaned))
         size = sum(reports[unit.digest].text_bytes for unit in group.units)
         for start in range(0, len(blocks), SEGMENT_BLOCKS):
@@ -213,12 +261,13 @@ def _resume(work: list[_Segment], progress: Progress) -> None:
     for each in work:
         for split, assembler in each.assemblers.items():
             if not assembler.resume():
-                each.done.unlink(missing_ok=True)
                 progress.warn(
                     f"{split}/{each.group.name}: a finished shard of the interrupted build is "
                     "missing or altered; it is made again"
                 )
             shards += len(assembler.shards)
+        if not each.is_whole():  # killed while it removed the markers of altered shards
+            each.done.unlink(missing_ok=True)
     if shards:
         progress.say(f"encode: {shards} shards are already done")
 

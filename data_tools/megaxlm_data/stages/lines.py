@@ -152,7 +152,7 @@ def deduplicate_lines(
     if settings is None:
         return plan, reports, cleaned
     folder.mkdir(parents=True, exist_ok=True)
-    works, groups, left = [], [], dict[str, CleanReport]()
+    works, groups, left, links = [], [], dict[str, CleanReport](), []
     for group in plan.groups:
         after = group if group.is_bitext else _renamed(group, config, settings)
         groups.append(after)
@@ -160,10 +160,13 @@ def deduplicate_lines(
             works.append((_work(group, after, settings, reports, cleaned, folder), group, after))
             continue
         for unit in group.units:
-            _link(cleaned_path(cleaned, unit), cleaned_path(folder, unit))
+            links.append((cleaned_path(cleaned, unit), cleaned_path(folder, unit)))
             left[unit.digest] = reports[unit.digest]
     if crew.leads:
         _tidy(folder, groups, alone=crew.world_size == 1)
+        for source, target in links:
+            _link(source, target)
+    crew.wait("lines", lambda: [target for _, target in links if not target.exists()])
     _run(works, config, reports, cleaned, folder, pool, crew, progress)
     for group in groups:
         for unit in group.units:
@@ -360,10 +363,10 @@ def _by_row(going: Records, block: Block) -> list[np.ndarray[tuple[int], np.dtyp
 
 def _link(source: Path, target: Path) -> None:
     """Gives a file a second name; copies it where the file system can't."""
+    if target.exists():
+        return
     try:
         os.link(source, target)
-    except FileExistsError:
-        return
     except OSError:
         with open(source, "rb") as old, atomic_file(target) as new:
             while part := old.read(1 << 20):

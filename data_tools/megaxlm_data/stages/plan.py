@@ -39,6 +39,7 @@ from megaxlm_data.readers.stream import check_codec, codec_of
 from megaxlm_data.readers.tsv import column_places
 
 BUILD_VERSION = 2  # of the cleaning and encoding: raised when their output changes
+DIGEST_CHARS = 16
 RANGE_BYTES = 64 << 20
 _REQUESTS = 16  # at once, to look at remote files
 # What cleaning does not depend on; a section that is not named here counts.
@@ -138,9 +139,9 @@ class Plan:
 
 
 def digest_of(value: Any) -> str:
-    """Returns 16 hex digits for a JSON-able value."""
+    """Returns `DIGEST_CHARS` hex digits for a JSON-able value."""
     content = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return hashlib.sha256(content.encode()).hexdigest()[:DIGEST_CHARS]
 
 
 def find_inputs(config: DataBuildConfig, progress: Progress) -> Inputs:

@@ -170,6 +170,11 @@ class Assembler:
             self.next = tuple(content["next"])
         self._flushed = len(self.shards)
 
+    def has_files(self) -> bool:
+        """Returns whether the files of the shards are there, by their sizes."""
+        paths = [(self.directory / shard.info.path, shard.info.size) for shard in self.shards]
+        return all(path.exists() and path.stat().st_size == size for path, size in paths)
+
     def add(self, encoded: EncodedRows) -> None:
         """Takes the next documents; writes every shard that they fill."""
         while len(encoded.rows):

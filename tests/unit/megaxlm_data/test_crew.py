@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from megaxlm_data import crew as module
-from megaxlm_data.crew import Crew, deal
+from megaxlm_data.crew import Crew, FinishedError, deal
 from megaxlm_data.progress import Progress
 
 from megaxlm.errors import UserError
@@ -20,7 +20,7 @@ def test_every_task_has_one_owner_and_none_much_more_than_the_others(sizes, hand
 
 
 def a_crew(folder: Path, rank: int, size: int = 2, digest: str = "d", patience: float = 5) -> Crew:
-    return Crew(rank, size, folder, digest, Progress(False), patience)
+    return Crew(rank, size, folder, digest, Progress(False), patience=patience)
 
 
 def test_ranks_split_the_tasks(tmp_path):
@@ -84,3 +84,32 @@ def test_another_world_or_input_is_refused(tmp_path, other):
     with a_crew(tmp_path, 0) as first, a_crew(tmp_path, 1, **other):
         with pytest.raises(UserError, match="rank 1 builds another config, input or --world-size"):
             first.wait("clean", lambda: ["task"])
+
+
+def test_what_is_lost_after_all_others_are_done_is_not_waited_for_forever(tmp_path):
+    with a_crew(tmp_path, 0, patience=0.2) as first:
+        with a_crew(tmp_path, 1):
+            pass
+        with pytest.raises(UserError, match="encode: all other ranks are done, but what they made"):
+            first.wait("encode", lambda: ["task"])
+
+
+def test_a_rank_that_comes_when_all_is_finished_does_not_wait(tmp_path):
+    finished = []
+    late = Crew(1, 2, tmp_path, "d", Progress(False), lambda: bool(finished))
+    with late:
+        threading.Timer(0.2, finished.append, ("index",)).start()
+        with pytest.raises(FinishedError):
+            late.wait("select", lambda: ["task"])
+
+
+def test_what_was_done_for_another_config_in_between_is_done_again(tmp_path):
+    made = []
+    with a_crew(tmp_path, 0, digest="a") as lead:
+        lead.lead("select", lambda: made.append("a"))
+    with a_crew(tmp_path, 0, digest="b") as lead:
+        lead.lead("prepare", lambda: made.append("b"))
+    with a_crew(tmp_path, 1, digest="a") as other, a_crew(tmp_path, 0, digest="a") as lead:
+        threading.Timer(0.3, lead.lead, ("select", lambda: made.append("again"))).start()
+        other.lead("select", lambda: made.append("found"))
+    assert made == ["a", "b", "again", "found"]

@@ -1,5 +1,6 @@
 """Builds that several ranks share: the same bytes, and one line where a rank cannot go on."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,8 +8,11 @@ import sys
 import time
 
 import pytest
+from megaxlm_data import pipeline
 from megaxlm_data.pipeline import build
+from megaxlm_data.progress import Progress
 from megaxlm_data.stages import encode as encode_module
+from megaxlm_data.stages.plan import find_inputs
 from megaxlm_data.writers import cleaned as cleaned_module
 
 from megaxlm.config.data_build import DataBuildConfig
@@ -18,11 +22,14 @@ SCRIPT = """
 import json, sys
 from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.errors import UserError
+from megaxlm_data import crew
 from megaxlm_data.pipeline import build
 from megaxlm_data.stages import encode
 from megaxlm_data.writers import cleaned
 if __name__ == "__main__":
     encode.SEGMENT_BLOCKS, cleaned.BLOCK_BYTES = 2, 2_000  # many segments
+    if sys.argv[4:]:
+        crew._POLL_SECONDS = (float(sys.argv[4]),) * 2
     config = DataBuildConfig(**json.load(open(sys.argv[1])))
     try:
         build(config, False, int(sys.argv[2]), int(sys.argv[3]))
@@ -66,11 +73,16 @@ def start(tmp_path):
     (tmp_path / "build.py").write_text(SCRIPT)
     started = []
 
-    def run(config, rank, world_size):
+    def run(config, rank, world_size, *poll):
         path = tmp_path / f"{config.output.name}.json"
         path.write_text(json.dumps(config.model_dump(mode="json")))
         process = subprocess.Popen(
-            [sys.executable, str(tmp_path / "build.py"), str(path), str(rank), str(world_size)],
+            [
+                sys.executable,
+                str(tmp_path / "build.py"),
+                path,
+                *map(str, (rank, world_size, *poll)),
+            ],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stderr=subprocess.PIPE,
             text=True,
@@ -121,3 +133,90 @@ def test_ranks_are_checked(make_config):
     for rank, world_size in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(UserError, match="--rank"):
             build(make_config("out"), False, rank, world_size)
+
+
+def test_a_rank_that_is_not_needed_ends_with_the_others(make_config, start, tmp_path, make_corpus):
+    """More ranks than shards to make: the data set is finished while this one still waits."""
+    (tmp_path / "few.txt").write_text(make_corpus("en", 20))
+    config = make_config("out", corpora=[{"lang": "en", "paths": [f"{tmp_path}/few.txt"]}])
+    ranks = [start(config, 1, 2, 4), start(config, 0, 2)]
+    assert [process.wait(30) for process in ranks] == [0, 0]
+    assert not (config.output / ".build").exists()
+
+
+def test_a_lead_that_starts_again_leaves_what_others_are_writing(make_config):
+    config = make_config("out")
+    cleaned = config.output / ".build" / "clean"
+    cleaned.mkdir(parents=True)
+    under_way = cleaned / ".0123456789abcdef.arrow.77.tmp"
+    under_way.write_bytes(b"of rank 1")
+    inputs = find_inputs(config, Progress(False))
+    pipeline._announce(inputs, config.output / ".build", Progress(False), alone=False)
+    assert under_way.exists()
+    pipeline._announce(inputs, config.output / ".build", Progress(False), alone=True)
+    assert not under_way.exists()
+
+
+class Killed(BaseException):
+    """Nothing in the build catches it, as nothing catches a SIGKILL."""
+
+
+@pytest.fixture
+def kill_before_index(monkeypatch):
+    """Builds a data set but for its index."""
+
+    def run(config):
+        def die(directory, index):
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "write_index", die)
+            with pytest.raises(Killed):
+                build(config, progress=False)
+
+    return run
+
+
+def start_lead_first(start, config):
+    lead = start(config, 0, 2)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        lead.wait(5)  # by now it waits for what is not there
+    other = start(config, 1, 2)
+    assert [process.wait(60) for process in (lead, other)] == [0, 0]
+
+
+def test_a_shard_that_another_rank_lost_is_waited_for(
+    make_config, start, tree_hash, small_segments, kill_before_index
+):
+    reference, config = make_config("reference"), make_config("out")
+    build(reference, progress=False)
+    kill_before_index(config)
+    for path in config.output.glob("train/*/*.arrow"):
+        path.unlink()  # whichever segments fall to rank 1
+    start_lead_first(start, config)
+    assert tree_hash(config.output) == tree_hash(reference.output)
+
+
+def test_shards_of_another_config_are_not_taken_for_those_of_this_one(
+    make_config, start, tree_hash, small_segments, kill_before_index
+):
+    reference, config = make_config("reference"), make_config("out")
+    build(reference, progress=False)
+    kill_before_index(config)
+    kill_before_index(make_config("out", normalization="nfc"))  # as large, or nearly
+    kill_before_index(make_config("out", shard_tokens=1_500))
+    start_lead_first(start, config)
+    assert tree_hash(config.output) == tree_hash(reference.output)
+
+
+def test_a_build_killed_while_it_drops_altered_shards_makes_them_all_again(
+    make_config, tree_hash, kill_before_index
+):
+    reference, config = make_config("reference"), make_config("out")
+    build(reference, progress=False)
+    kill_before_index(config)
+    markers = sorted((config.output / ".build" / "encode").glob("en.*/train-*.json"))
+    assert len(markers) > 2
+    markers[1].unlink()
+    build(config, progress=False)
+    assert tree_hash(config.output) == tree_hash(reference.output)
