@@ -37,10 +37,7 @@ def report_rejected(
 def report_contamination(made: Cleaned, config: DataBuildConfig, work: Path) -> None:
     """Writes what decontamination found as soon as it is known."""
     found = (
-        (group.name, list(unit.files), report.read, report.findings)
-        for group in made.plan.groups
-        for unit in group.units
-        for report in [made.reports[unit.digest]]
+        (name, list(unit.files), report.read, report.findings) for name, unit, report in made.parts
     )
     samples = config.decontamination.samples
     write_contamination_report(config.output, work / INDEX_FOLDER, found, samples)

@@ -53,11 +53,13 @@ class Cleaned:
         reports: What became of each unit of a group, by digest.
         left_out: What became of languages that are no group, because none of their documents is
             left or wanted; `und` is what has no known language.
+        parts: Every unit by language or pair, also of those left out, and what became of it.
     """
 
     plan: Plan
     reports: dict[str, CleanReport]
     left_out: dict[str, CleanReport]
+    parts: tuple[tuple[str, Unit, CleanReport], ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,12 @@ def _grouped(inputs: Inputs, reports: dict[str, dict[str, CleanReport]]) -> Clea
         else:
             left_out[group.name] = _total(mine)
     check_names([group.langs for group in groups])
-    return Cleaned(Plan(tuple(groups), inputs.digest), by_part, left_out)
+    found = tuple(
+        ("-".join(langs), unit, by_part[unit.digest])
+        for langs, units in parts.items()
+        for unit in units
+    )
+    return Cleaned(Plan(tuple(groups), inputs.digest), by_part, left_out, found)
 
 
 def _total(reports: list[CleanReport]) -> CleanReport:

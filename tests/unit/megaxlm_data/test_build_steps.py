@@ -71,6 +71,22 @@ def test_contaminated_text_goes_and_the_report_says_what(config: Config, tmp_pat
     assert samples[0]["files"] == [str(tmp_path / "en.txt")]
 
 
+def test_a_language_that_goes_as_a_whole_is_in_the_report_too(
+    config: Config, tmp_path: Path
+) -> None:
+    sentence = (tmp_path / "eval" / "ru.txt").read_text().strip()
+    rows = [{"text": sentence, "lang": "ru"}]
+    rows += [
+        {"text": text, "lang": "en"} for text in (tmp_path / "en.txt").read_text().split("\n\n")
+    ]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"lang_field": "lang", "paths": [str(tmp_path / "all.jsonl")]}
+    index = build(config("out", corpora=[source], bitext=[]), progress=False)
+    assert index is not None and index.build["left_out"]["ru"]["dropped"] == {"contaminated": 1}
+    counts = [line for line in report(tmp_path / "out") if line["kind"] == "count"]
+    assert {line["lang"]: line["documents"] for line in counts} == {"ru": 1, "en": 5}
+
+
 def test_lines_are_cut_on_request(config: Config) -> None:
     settings = config("x").decontamination.model_dump() | {"action": "cut"}
     index = build(config("out", decontamination=settings), progress=False)
