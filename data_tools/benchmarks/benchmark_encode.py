@@ -28,7 +28,11 @@ is mostly what the cache has not seen:
     all 24 scripts   63.3   10.6    9.3   37.5    3.5       0
 
 In a run over all 208 MB of that text, "numpy" made 6.5 MB/s, "ours" 33.0 (5.1 times), and no line
-of 1.26 million differed.
+of 1.26 million differed. Of monolingual text alone, at most 2 MB a script, the ratio was 3.1 with
+32,000 pieces and 2.9 with 128,000, and no line differed. With 1 MB a script and 250,002 it was 2.8,
+lowest for Latin (1.7: a megabyte of some 60 languages is mostly new to the cache). In that run
+Hugging Face tokenizers made 0.6 to 1.4 MB/s, and 0.06% of its lines differed; kitoken 0.7 to 7.7
+with 64%, tokie 1.9 to 7.2 with 97%: neither reads this model as it should.
 """
 
 from __future__ import annotations
