@@ -1,15 +1,19 @@
 """Refusals that the public ops share: a `ValueError` of one line that names the argument.
 
-Only metadata is read: nothing here waits for a device.
+Values are looked at on the CPU alone, since on a GPU the host would wait for them; with
+MEGAXLM_KERNELS_CHECK=1 in the environment, for finding a mistake, there too.
 """
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
 
 from megaxlm_kernels.library import IMPLEMENTATIONS
 
+CHECK_VARIABLE = "MEGAXLM_KERNELS_CHECK"
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -95,3 +99,20 @@ def check_indices(name: str, tensor: Tensor, like: Tensor, count: int) -> None:
         raise ValueError(f"{name} must be ({count},), got {tuple(tensor.shape)}")
     if tensor.device != like.device:
         raise ValueError(f"{name} must be on {like.device} as x is, is on {tensor.device}")
+
+
+def reads_values(tensor: Tensor) -> bool:
+    """Returns whether the values of this argument are to be checked too."""
+    if torch.compiler.is_compiling() or not tensor.numel():  # a graph holds no such decision
+        return False
+    return tensor.device.type == "cpu" or os.environ.get(CHECK_VARIABLE) == "1"
+
+
+def check_range(name: str, index: Tensor, size: int, what: str) -> None:
+    """Refuses indices outside [0, size), where values are read; `what` is what has that size."""
+    if not reads_values(index):
+        return
+    lowest, highest = (int(bound) for bound in index.aminmax())
+    if lowest < 0 or highest >= size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"{name} holds {wrong}, outside {what} of {size}")

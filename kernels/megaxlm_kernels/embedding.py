@@ -20,6 +20,7 @@ from megaxlm_kernels.checks import (
     check_implementation,
     check_indices,
     check_probability,
+    check_range,
     check_seed,
     check_tensor,
 )
@@ -63,7 +64,7 @@ def embedding_layer_norm(
 
     Returns:
         The hidden states, in the dtype of `word`. An id outside its table is refused on the CPU;
-        on a GPU, where looking would stall it, "cuda" makes that token NaN.
+        on a GPU, where looking would stall it, "cuda" makes that token NaN (see `checks`).
 
     Raises:
         ValueError: An argument has the wrong dtype, device, shape or value; it is named.
@@ -82,7 +83,7 @@ def embedding_layer_norm(
         check_tensor(table_name, table, word, rank=2)
         check_tensor(table_name, table, word, shape=(table.shape[0], hidden_size))
         check_indices(index_name, index, word, count)
-        _check_range(index_name, index, table.shape[0])
+        check_range(index_name, index, table.shape[0], "its table")
     if beta is not None and gamma is None:
         raise ValueError("gamma must be given where beta is")
     for name, weight in (("gamma", gamma), ("beta", beta)):
@@ -144,15 +145,6 @@ def embedding_layer_norm_reference(
         )
         hidden = hidden * keep * keep_scale(dropout_p)
     return hidden
-
-
-def _check_range(name: str, index: Tensor, size: int) -> None:
-    if index.device.type != "cpu" or not index.numel() or torch.compiler.is_compiling():
-        return
-    lowest, highest = (int(bound) for bound in index.aminmax())
-    if lowest < 0 or highest >= size:
-        wrong = lowest if lowest < 0 else highest
-        raise ValueError(f"{name} holds {wrong}, outside its table of {size}")
 
 
 def _sum_fused(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -26,7 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megaxlm_kernels.checks import check_implementation, check_probability
+from megaxlm_kernels.checks import (
+    check_implementation,
+    check_probability,
+    check_range,
+    reads_values,
+)
 from megaxlm_kernels.fused_cross_entropy import fused_linear_cross_entropy, taken_gradients
 from megaxlm_kernels.library import Implementation, ensure_loaded
 from megaxlm_kernels.vocabulary_shard import VocabularyShard
@@ -70,9 +75,10 @@ def linear_cross_entropy(
         whatever the dtype of `hidden`.
 
     Raises:
-        ValueError: An argument has the wrong shape, dtype or device, or a target lies outside the
-            vocabulary (checked on the CPU alone: elsewhere it would stall the device; there
-            "torch" fails with a device-side assertion and "cuda" makes the loss NaN).
+        ValueError: An argument has the wrong shape, dtype or device, a target lies outside the
+            vocabulary, or a target's weight is NaN (the last two on the CPU, or where
+            MEGAXLM_KERNELS_CHECK=1: looking stalls a GPU; there "torch" fails with a device-side
+            assertion and "cuda" makes the loss NaN).
         RuntimeError: "cuda" without a library (see `choose_implementation`).
     """
     check_implementation(implementation)
@@ -167,12 +173,9 @@ def check_arguments(
             raise ValueError(f"{name} is on {tensor.device}, hidden on {hidden.device}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    # A graph cannot hold a decision over values.
-    if targets.device.type == "cpu" and num_targets and not torch.compiler.is_compiling():
-        lowest, highest = (int(bound) for bound in targets.aminmax())
-        if lowest < 0 or highest >= vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise ValueError(f"targets holds {wrong}, outside the vocabulary of {vocab_size}")
+    check_range("targets", targets, vocab_size, "the vocabulary")
+    if reads_values(target_weight) and bool(target_weight.isnan().any()):
+        raise ValueError("target_weight holds NaN")
 
 
 def _describe(tensor: Tensor) -> str:

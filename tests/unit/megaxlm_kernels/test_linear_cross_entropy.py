@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from megaxlm_kernels.checks import reads_values
 from megaxlm_kernels.linear_cross_entropy import (
     default_chunk_size,
     linear_cross_entropy,
@@ -211,6 +212,7 @@ def test_default_chunk_stays_below_a_tenth_at_the_size_that_counts() -> None:
         (3, torch.zeros(4, dtype=torch.int64), r"targets must be \(5,\) int64"),
         (3, torch.tensor([0, 1, 2, 3, VOCAB_SIZE]), "targets holds 61, outside the vocabulary"),
         (3, torch.tensor([0, 1, 2, -100, 3]), "targets holds -100, outside the vocabulary"),
+        (4, torch.tensor([1.0, 1.0, float("nan"), 1.0, 1.0]), "target_weight holds NaN"),
         (4, torch.ones(5, dtype=torch.float64), r"target_weight must be \(5,\) torch.float32"),
         (4, torch.ones(5, device="meta"), "target_weight is on meta, hidden on cpu"),
     ],
@@ -225,3 +227,11 @@ def test_wrong_arguments_are_named(position: int, wrong: Tensor, message: str) -
 def test_a_chunk_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         linear_cross_entropy(*make_inputs(5), chunk_size=0)
+
+
+def test_on_a_gpu_values_are_looked_at_on_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = torch.empty(3, device="meta")
+    assert reads_values(torch.empty(3)) and not reads_values(torch.empty(0))
+    assert not reads_values(elsewhere)
+    monkeypatch.setenv("MEGAXLM_KERNELS_CHECK", "1")
+    assert reads_values(elsewhere)
