@@ -119,6 +119,9 @@ def clean(
             progress.warn(f"{' and '.join(unit.files)}: no document{of} inside")
     cleaned = _grouped(inputs, reports)
     _warn_of_absent(inputs, reports, progress)
+    for langs in dict.fromkeys(unit.langs for unit in inputs.units):
+        if (name := "-".join(langs)) in cleaned.left_out:  # a path names it
+            progress.warn(f"{name}: no document of it is left, the data set is without it")
     return cleaned
 
 
@@ -145,7 +148,7 @@ def _grouped(inputs: Inputs, reports: dict[str, dict[str, CleanReport]]) -> Clea
     by_part: dict[str, CleanReport] = {}
     sources: dict[str, list[Unit]] = {}  # that name no language, by their place in the config
     for unit in inputs.units:
-        if not unit.langs:
+        if not unit.is_named:
             sources.setdefault(unit.where, []).append(unit)
         for name, report in reports[unit.digest].items():
             langs = unit.langs or (name,)
@@ -157,7 +160,7 @@ def _grouped(inputs: Inputs, reports: dict[str, dict[str, CleanReport]]) -> Clea
         if not any(report.kept for report in mine):
             files = [path for unit in units for path in unit.files]
             raise UserError(_no_data(where, list(dict.fromkeys(files)), mine))
-    named = {unit.langs for unit in inputs.units}
+    named = {unit.langs for unit in inputs.units if unit.is_named}
     groups, left_out = [], {}
     for langs, units in parts.items():
         group = Group(langs, tuple(units))

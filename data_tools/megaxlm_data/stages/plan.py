@@ -79,6 +79,12 @@ class Unit:
         names = tuple(map(str, self.source.columns))
         return FieldNames(names, 1, ("text_field", "lang_field")[: len(names)])
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the config itself says its language or pair; else a path, a field or the text."""
+        of = self.source
+        return isinstance(of, BitextSource) or (of.lang is not None and of.lang != DETECT)
+
     def part(self, langs: tuple[str, ...]) -> Unit:
         """Returns what of it is in one language or pair."""
         return replace(self, langs=langs, digest=f"{self.digest}.{'-'.join(langs)}")
