@@ -107,8 +107,8 @@ def test_a_stopped_rank_is_named_and_nothing_is_left(
     said = [line for line in run.said().splitlines() if "megaxlm: error: rank 1 (" in line]
     assert len(said) == 1, run.said()
     if phase is None:
-        # The phase is that of the last beat: a step, or the loading of its rows.
-        assert re.search(r"died, last in .*step \d+: killed", said[0]), said
+        # The phase is that of the last beat, which may be seconds old: a step, or what came before.
+        assert re.search(r"died, last in [a-z].*: killed", said[0]), said
         return
     assert "has not answered for" in said[0] and f"last in {last}" in said[0]
     assert "the process is stopped" in said[0]
