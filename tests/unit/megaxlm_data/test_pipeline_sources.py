@@ -207,20 +207,6 @@ def test_a_language_from_the_path_groups_files_of_one_name(tmp_path, config, tex
     assert build(config("one", corpora=[chosen]), progress=False).languages == ("ru",)
 
 
-def test_a_path_without_a_document_leaves_its_language_out(tmp_path, config, texts, capsys):
-    for lang, lines in (("en", texts["en"]), ("ru", []), ("hi", ["123 456 789 " * 9])):
-        (tmp_path / f"raw.{lang}.jsonl").write_text(records(lines))
-    source = {"lang_from": "path", "paths": [f"{tmp_path}/raw.{{lang}}.jsonl"]}
-    index = build(config(corpora=[source]), progress=False)
-    assert index.languages == ("en",)
-    assert index.build["left_out"]["hi"]["dropped"] == {"few_letters": 1}
-    said = capsys.readouterr().err
-    for lang in ("hi", "ru"):
-        assert f"warning: {lang}: no document of it is left, the data set is without it" in said
-    (tmp_path / "raw.en.jsonl").write_text("")
-    assert fails(config("none", corpora=[source])).startswith("corpora.0: every document of ")
-
-
 def mixed(tmp_path, texts):
     """A file of Russian, English, unknown and unwanted documents, in turn."""
     lines = []

@@ -140,3 +140,18 @@ def test_a_language_that_a_source_asks_for_and_does_not_give_is_named(tmp_path, 
     made = run(tmp_path, {**source, "languages": ["en", "sw", "fr"]})
     assert "warning: corpora.0.languages: no document of sw, fr is left" in capsys.readouterr().err
     assert made.left_out["sw"].drops == {"too_short": 1}
+
+
+def test_a_path_without_a_document_leaves_its_language_out(tmp_path, capsys):
+    for lang, text in (("en", GOOD), ("ru", ""), ("hi", "123 456 789 " * 9)):
+        (tmp_path / f"raw.{lang}.txt").write_text(text)
+    source = {"lang_from": "path", "paths": [f"{tmp_path}/raw.{{lang}}.txt"]}
+    made = run(tmp_path, source)
+    assert [group.name for group in made.plan.groups] == ["en"]
+    assert made.left_out["hi"].drops == {"few_letters": 1}
+    said = capsys.readouterr().err
+    for lang in ("hi", "ru"):
+        assert f"warning: {lang}: no document of it is left, the data set is without it" in said
+    (tmp_path / "raw.en.txt").write_text("")
+    with pytest.raises(UserError, match="^corpora.0: every document of "):
+        run(tmp_path, source)
