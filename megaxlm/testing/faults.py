@@ -122,7 +122,10 @@ class Faults:
     def _broken(self, batch: MicroBatch) -> MicroBatch:
         factors = self._plan.factors
         found = [factors[row] for row in batch.row_ids.tolist() if row in factors]
-        weight = batch.target_weight * found[0] if found else batch.target_weight
+        if not found:
+            return batch
+        weight = batch.target_weight.clone()
+        weight[weight != 0] *= found[0]  # of padding: 0 times an infinite factor is NaN, refused
         return dataclasses.replace(batch, target_weight=weight)
 
     def _filling(self, disk_usage: Callable[..., Any]) -> Callable[..., Any]:

@@ -64,8 +64,8 @@ def steps_with_nan(runs: list[Run]) -> list[dict[str, Any]]:
             first = 4 * seed + 2 * engine.grid.data_rank
             batches = [random_micro_batch(first + n) for n in range(engine.grad_accum_steps)]
             if broken and place.rank == 1:
-                nan = torch.full_like(batches[0].target_weight, math.nan)
-                batches[0] = dataclasses.replace(batches[0], target_weight=nan)
+                weight = torch.full_like(batches[0].target_weight, math.inf)  # NaN in all gradients
+                batches[0] = dataclasses.replace(batches[0], target_weight=weight)
             if loss and place.rank == 1:
                 decoder.forward = decode_without_loss  # noqa: B023
             result = engine.train_step(batches, 1e-3)

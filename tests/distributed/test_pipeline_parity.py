@@ -116,8 +116,8 @@ def case_config(case: Case) -> PretrainConfig:
 def micro_batch(case: Case, step: int, number: int, replica: int) -> Any:
     batch = random_micro_batch(100 * step + number * case.replicas + replica)
     if step == case.broken_step and number == 1 and replica == case.replicas - 1:
-        nan = torch.full_like(batch.target_weight, math.nan)
-        batch = dataclasses.replace(batch, target_weight=nan)
+        weight = torch.full_like(batch.target_weight, math.inf)  # NaN in all gradients
+        batch = dataclasses.replace(batch, target_weight=weight)
     return batch
 
 
