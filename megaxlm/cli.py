@@ -138,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(build, "tokenizer.vocab_size=64000")
     build.add_argument("--rank", type=int, default=0, help="of this host among several, from 0")
     build.add_argument("--world-size", type=int, default=1, help="hosts that share the output")
+    dask = "scheduler, or its scheduler file, of a Dask cluster that does the work"
+    build.add_argument("--dask", metavar="ADDRESS", help=dask)
 
     inspect = add(data_verbs, "inspect", _data_inspect, "What each language has in a data set.")
     inspect.add_argument("directory", type=Path, metavar="DIR")
@@ -259,7 +261,7 @@ def _data_build(arguments: argparse.Namespace) -> int:
     from megaxlm.config.load import load_config
 
     config = load_config(DataBuildConfig, arguments.config, arguments.set)
-    build(config, rank=arguments.rank, world_size=arguments.world_size)
+    build(config, rank=arguments.rank, world_size=arguments.world_size, dask=arguments.dask)
     return EXIT_DONE
 
 

@@ -33,6 +33,7 @@ from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.data.shards import (
     INDEX_NAME,
     SPLITS,
+    TEMPORARY_SUFFIX,
     DatasetIndex,
     Subset,
     read_index,
@@ -42,6 +43,7 @@ from megaxlm.data.shards import (
 )
 from megaxlm.data.tokenizer import Tokenizer
 from megaxlm.errors import EXIT_FOUND_WRONG, CorruptDataError, UserError
+from megaxlm_data.cluster import DaskPool
 from megaxlm_data.crew import Crew, FinishedError
 from megaxlm_data.filters.build_steps import prepare_build
 from megaxlm_data.progress import Progress
@@ -58,7 +60,6 @@ from megaxlm_data.stages.vocabulary import ensure_tokenizer
 from megaxlm_data.statistics import build_statistics, report_contamination, report_rejected
 from megaxlm_data.tokenizer import check_model
 from megaxlm_data.workers import WorkerPool, available_cpus
-from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX
 from megaxlm_data.writers.cleaned import open_cleaned
 
 WORK_DIR = ".build"
@@ -70,7 +71,11 @@ _MAX_SHARD_TOKENS = 2**31 - 1  # Arrow list offsets are int32
 
 
 def build(
-    config: DataBuildConfig, progress: bool = True, rank: int = 0, world_size: int = 1
+    config: DataBuildConfig,
+    progress: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+    dask: str | None = None,
 ) -> DatasetIndex | None:
     """Builds a data set, or continues an interrupted build.
 
@@ -79,6 +84,7 @@ def build(
         progress: Whether bars and remarks are shown on stderr.
         rank: Of this process among those that build the data set together, from 0.
         world_size: How many of them there are, on any hosts that share `output`.
+        dask: Address or scheduler file of a Dask cluster that does the tasks of this process.
 
     Returns:
         The index of the finished data set; None on a rank other than 0 that has done its part.
@@ -89,7 +95,7 @@ def build(
     """
     report = Progress(progress)
     try:
-        return _build(config, report, rank, world_size)
+        return _build(config, report, rank, world_size, dask)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise UserError(
@@ -102,7 +108,7 @@ def build(
 
 
 def _build(
-    config: DataBuildConfig, progress: Progress, rank: int, world_size: int
+    config: DataBuildConfig, progress: Progress, rank: int, world_size: int, dask: str | None
 ) -> DatasetIndex | None:
     if not 0 <= rank < world_size:
         raise UserError(f"--rank {rank}: must be from 0 up to --world-size {world_size}, less one")
@@ -120,7 +126,8 @@ def _build(
         with _locked(work, rank, world_size):
             index = _already_built(config.output, inputs)  # by who held the lock until now
             if index is None:
-                index = _build_together(inputs, config, work, rank, world_size, progress)
+                with _open_pool(config, dask) as pool:
+                    index = _build_together(inputs, config, work, rank, world_size, pool, progress)
     else:
         progress.say(f"{config.output}: is built already, nothing to do")
     if _is_finished(config.output):
@@ -134,6 +141,7 @@ def _build_together(
     work: Path,
     rank: int,
     world_size: int,
+    pool: WorkerPool,
     progress: Progress,
 ) -> DatasetIndex | None:
     def finished() -> bool:
@@ -143,7 +151,7 @@ def _build_together(
         if crew.leads:
             _announce(inputs, work, progress, alone=world_size == 1)
         try:
-            index = _run_stages(inputs, config, work, crew, progress)
+            index = _run_stages(inputs, config, work, pool, crew, progress)
         except (FinishedError, OSError):
             if crew.leads or not finished():
                 raise
@@ -175,51 +183,62 @@ def _summary(directory: Path, index: DatasetIndex) -> str:
     )
 
 
+@contextmanager
+def _open_pool(config: DataBuildConfig, dask: str | None) -> Iterator[WorkerPool]:
+    """Yields where tasks run: processes of this host, or a cluster's."""
+    count = max(1, available_cpus() if config.workers == "auto" else config.workers)
+    with WorkerPool(count) if dask is None else DaskPool(count, dask, config.output) as pool:
+        yield pool
+
+
 def _run_stages(
-    inputs: Inputs, config: DataBuildConfig, work: Path, crew: Crew, progress: Progress
+    inputs: Inputs,
+    config: DataBuildConfig,
+    work: Path,
+    pool: WorkerPool,
+    crew: Crew,
+    progress: Progress,
 ) -> DatasetIndex | None:
-    workers = available_cpus() if config.workers == "auto" else config.workers
     cleaned = work / "clean"
-    with WorkerPool(max(1, workers)) as pool:
-        crew.lead("prepare", lambda: prepare_build(config, work, progress))
-        made = clean(inputs, config, cleaned, pool, crew, progress)
-        if not inputs.languages_known:
-            check_named(config, [group.langs for group in made.plan.groups], progress)
-        if crew.leads:
-            report_contamination(made, config, work)
-        plan, reports, text = deduplicate_lines(
-            made.plan, config, made.reports, cleaned, work / "lines", pool, crew, progress
-        )
-        made = replace(made, plan=plan, reports=reports)
-        kept = exact_duplicates(plan, config, reports, text, work / "exact", crew, progress)
-        near = work / "near"
-        kept = near_duplicates(plan, config, kept, reports, text, near, pool, crew, progress)
-        if crew.leads:
-            write_report(plan, config, kept, near)
-        selections = crew.lead(
-            "select", lambda: select(plan, config, kept, reports, text, work / "select")
-        )
-        marker = work / "tokenizer.json"
+    crew.lead("prepare", lambda: prepare_build(config, work, progress))
+    made = clean(inputs, config, cleaned, pool, crew, progress)
+    if not inputs.languages_known:
+        check_named(config, [group.langs for group in made.plan.groups], progress)
+    if crew.leads:
+        report_contamination(made, config, work)
+    plan, reports, text = deduplicate_lines(
+        made.plan, config, made.reports, cleaned, work / "lines", pool, crew, progress
+    )
+    made = replace(made, plan=plan, reports=reports)
+    kept = exact_duplicates(plan, config, reports, text, work / "exact", crew, progress)
+    near = work / "near"
+    kept = near_duplicates(plan, config, kept, reports, text, near, pool, crew, progress)
+    if crew.leads:
+        write_report(plan, config, kept, near)
+    selections = crew.lead(
+        "select", lambda: select(plan, config, kept, reports, text, work / "select")
+    )
+    marker = work / "tokenizer.json"
 
-        def make_tokenizer() -> Tokenizer:
-            made = ensure_tokenizer(plan, config, selections, reports, text, marker, pool, progress)
-            if crew.leads:
-                tidy(config, selections, made, work / "encode")
-            return made
+    def make_tokenizer() -> Tokenizer:
+        made = ensure_tokenizer(plan, config, selections, reports, text, marker, pool, progress)
+        if crew.leads:
+            tidy(config, selections, made, work / "encode")
+        return made
 
-        tokenizer = crew.lead("tokenizer", make_tokenizer)
-        shards = encode(
-            plan,
-            config,
-            selections,
-            reports,
-            text,
-            work / "encode",
-            tokenizer,
-            pool,
-            crew,
-            progress,
-        )
+    tokenizer = crew.lead("tokenizer", make_tokenizer)
+    shards = encode(
+        plan,
+        config,
+        selections,
+        reports,
+        text,
+        work / "encode",
+        tokenizer,
+        pool,
+        crew,
+        progress,
+    )
     if not crew.leads:
         return None
     subsets = tuple(

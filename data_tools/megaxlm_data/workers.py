@@ -13,7 +13,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_handles
@@ -63,6 +63,18 @@ def advance(amount: int) -> None:
         raise StoppedError
 
 
+def taken() -> int:
+    """Returns the work that was reported in this process since the last call."""
+    return _take(_control)
+
+
+def _take(control: _Control) -> int:
+    with control.done.get_lock():
+        amount = int(control.done.value)
+        control.done.value = 0
+    return amount
+
+
 def available_cpus() -> int:
     """Returns the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -98,9 +110,19 @@ class WorkerPool:
     """Runs tasks in `count` processes; in this one if `count` is 1."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count = count  # CPUs of this host that may be used
         self._pool: ProcessPoolExecutor | None = None
         self._control = _control
+
+    @property
+    def width(self) -> int:
+        """How many tasks run at once."""
+        return self.count
+
+    @property
+    def in_this_process(self) -> bool:
+        """Whether no other process is needed."""
+        return self.count == 1
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -133,7 +155,7 @@ class WorkerPool:
         Raises:
             UserError: What a task raised, or a worker was killed.
         """
-        if self.count == 1:
+        if self.in_this_process:
             for task in tasks:
                 result = function(task)
                 report(self._taken())
@@ -144,7 +166,7 @@ class WorkerPool:
         under_way: deque[tuple[TaskT, Future[ResultT]]] = deque()
         try:
             while True:
-                while len(under_way) < 4 * self.count:
+                while len(under_way) < 4 * self.width:
                     try:
                         task = next(waiting)
                     except StopIteration:
@@ -167,7 +189,7 @@ class WorkerPool:
             ) from None
         report(self._taken())
 
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self) -> Executor:
         if self._pool is None:
             # spawn: a fork of a process with threads (Arrow, the bars) can deadlock
             context = multiprocessing.get_context("spawn")
@@ -181,7 +203,4 @@ class WorkerPool:
         return self._pool
 
     def _taken(self) -> int:
-        with self._control.done.get_lock():
-            amount = int(self._control.done.value)
-            self._control.done.value = 0
-        return amount
+        return _take(self._control)

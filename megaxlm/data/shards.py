@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from megaxlm.errors import CorruptDataError, UserError
 FORMAT_VERSION = 1
 INDEX_NAME = "dataset.json"
 TOKENIZER_DIR = "tokenizer"
+TEMPORARY_SUFFIX = ".tmp"
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 _MEND = "`megaxlm data verify {} --repair` makes it again from the shards"
@@ -138,9 +140,14 @@ def file_xxh3(path: Path) -> str:
     return digest.hexdigest()
 
 
+def temporary_of(path: Path) -> Path:
+    """Returns a name for a file until it is whole, one that no other process on any host gives."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that a kill leaves the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megaxlm.data.shards import TEMPORARY_SUFFIX
 from megaxlm_data.stages.select import Block
-from megaxlm_data.writers.atomic import TEMPORARY_SUFFIX
 
 # Blocks, some 64 MB of text, and rows, unless one block has more: 100 MB of signatures and records.
 SIZES = (64, 1 << 17)

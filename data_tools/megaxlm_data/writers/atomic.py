@@ -10,9 +10,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from megaxlm.data.shards import sync_directory
-
-TEMPORARY_SUFFIX = ".tmp"
+from megaxlm.data.shards import sync_directory, temporary_of
 
 
 class CheckedFile:
@@ -49,7 +47,7 @@ def atomic_file(path: Path) -> Iterator[CheckedFile]:
     After an error (a full disk) the temporary file is gone and the old content, if any, is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_of(path)
     try:
         with open(temporary, "wb") as file:
             yield CheckedFile(file)
