@@ -9,6 +9,7 @@ path, and are pure functions of these: one that runs twice leaves the same bytes
 from __future__ import annotations
 
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -165,6 +166,9 @@ def _connect(where: str) -> Any:
                 f"--dask {where}: is neither an address such as tcp://HOST:8786 nor the file that "
                 "`dask scheduler --scheduler-file` writes"
             ) from None
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("distributed"):  # with tracebacks; what matters comes as an error here
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:  # TimeoutError is one, too

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -17,6 +16,19 @@ from megaxlm.config.data_build import DataBuildConfig
 from megaxlm.errors import UserError
 
 SECONDS = 60
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from megaxlm.errors import UserError
+from megaxlm_data.cluster import DaskPool
+try:
+    with DaskPool(1, sys.argv[1], Path(sys.argv[2])) as pool:
+        list(pool.map(print, [], "tasks"))
+        print("begun", flush=True)
+        list(pool.map(time.sleep, [60], "tasks"))
+except UserError as error:
+    sys.exit(str(error))
+"""
 
 
 def wait_until(is_so):
@@ -101,11 +113,6 @@ def die(path):
     return os.getpid()
 
 
-def wait_for(path):
-    path.with_suffix(".begun").touch()
-    wait_until(path.exists)
-
-
 def test_results_progress_and_errors(two_workers, tmp_path):
     reported = []
     with DaskPool(1, str(two_workers.file), tmp_path) as pool:
@@ -127,24 +134,24 @@ def test_a_lost_worker_is_replaced_and_one_that_ends_each_time_is_a_line(two_wor
     assert caught.value.exit_code == 1
 
 
-def test_a_lost_scheduler_is_a_line(dask, tmp_path, monkeypatch):
+def test_a_lost_scheduler_is_a_line(dask, tmp_path):
     scheduler = dask.schedule()
     dask.work("--nthreads", "1")
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 5)
-
-    def end_it():
-        wait_until((tmp_path / "task.begun").exists)
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, dask.file, tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as build:
+        assert build.stdout.readline() == "begun\n"
         scheduler.kill()
-
-    ending = threading.Thread(target=end_it)
-    ending.start()
-    with (
-        pytest.raises(UserError, match="scheduler is gone; start it") as caught,
-        DaskPool(1, str(dask.file), tmp_path) as pool,
-    ):
-        list(pool.map(wait_for, [tmp_path / "task"], "tasks"))
-    ending.join()
-    assert caught.value.exit_code == 1
+        said = build.communicate(timeout=SECONDS)[1]
+    assert said.splitlines() == [
+        "the Dask scheduler is gone; start it, then run the same command again to continue, "
+        "finished work is kept"
+    ]
+    assert build.returncode == 1
 
 
 def test_what_cannot_take_part_is_refused(dask, tmp_path, monkeypatch):
