@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from megaxlm.errors import EXIT_FOUND_WRONG, UserError
@@ -194,9 +193,9 @@ class RemoteFile:
 
     def _opened(self) -> Any:
         if self._file is None:
-            file = fsspec.open(
-                self._url, "rb", block_size=self._block_bytes, cache_type="readahead"
-            ).open()
+            system, path = url_to_fs(self._url)
+            # Asked for a file: to a file system some drivers (s3fs) do not take these.
+            file = system.open(path, "rb", block_size=self._block_bytes, cache_type="readahead")
             try:
                 if self._position:
                     _go_to(file, self._position)

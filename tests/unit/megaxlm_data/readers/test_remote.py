@@ -82,6 +82,24 @@ class FlakyFileSystem(MemoryFileSystem):
         return super().info(path, **options)
 
 
+class StrictFileSystem(FlakyFileSystem):
+    """Takes settings of reads for each file, and none when it is made, as that of `s3://` does."""
+
+    protocol = "strict"
+    settings = []
+
+    def __init__(self):
+        super().__init__()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("strict://", "flaky://"))
+
+    def open(self, path, mode="rb", **options):
+        self.settings.append(options)
+        return super().open(path, mode)
+
+
 @pytest.fixture(autouse=True)
 def flaky(monkeypatch):
     """The files of `flaky://`; no test waits between its tries."""
@@ -363,3 +381,11 @@ def test_seeking_in_a_file_whose_size_is_not_known(monkeypatch):
         file.seek(5)
         assert file.read(5) == TEXT[5:10]
         assert file.tell() == 10
+
+
+def test_how_much_is_fetched_is_said_when_a_file_is_opened():
+    fsspec.register_implementation("strict", StrictFileSystem, clobber=True)
+    put("a.txt", b"one\ntwo\n")
+    with remote.RemoteFile("strict://a.txt", block_bytes=1 << 20) as file:
+        assert file.read() == b"one\ntwo\n"
+    assert StrictFileSystem.settings == [{"block_size": 1 << 20, "cache_type": "readahead"}]
