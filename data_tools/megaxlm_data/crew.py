@@ -191,7 +191,7 @@ class Crew:
             return "other ranks"
         more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
         named = ", ".join(absent[:_MOST_NAMED])
-        return f"other ranks; not started yet, or not again: rank {named}{more}"
+        return f"other ranks; not started yet, or not seen in this `output`: rank {named}{more}"
 
     def _check_same(self, rank: int, content: dict[str, Any]) -> None:
         if (content["world_size"], content["digest"]) != (self.world_size, self._digest):

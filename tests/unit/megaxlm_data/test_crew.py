@@ -102,8 +102,8 @@ def test_who_waits_names_the_ranks_that_have_not_begun(tmp_path, monkeypatch, ca
         one.wait("clean", lambda: left)
     said = capsys.readouterr().err.splitlines()[0]
     assert said == (
-        "clean: waits for 2 tasks of other ranks; not started yet, or not again: rank 0, 2, 4, 5, "
-        "6, 7, 8, 9, 10, 11 and 2 more"
+        "clean: waits for 2 tasks of other ranks; not started yet, or not seen in this `output`: "
+        "rank 0, 2, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more"
     )
     with Crew(1, 2, tmp_path, "d", Progress(True)) as one, a_crew(tmp_path, 0):
         left.append("task")
