@@ -346,7 +346,7 @@ def _remove_temporary(directory: Path) -> None:
             if path.is_dir() and path.name.startswith(".tokenizer."):
                 shutil.rmtree(path)
             elif path.is_file() and path.name.endswith(TEMPORARY_SUFFIX):
-                path.unlink()
+                path.unlink(missing_ok=True)  # a killed build's worker may be ending it just now
 
 
 def _remove_folder(folder: Path, progress: Progress) -> None:

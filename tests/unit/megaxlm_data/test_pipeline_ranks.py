@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from megaxlm_data import pipeline
@@ -222,6 +223,21 @@ def test_a_lead_that_starts_again_leaves_what_others_are_writing(make_config):
     assert under_way.exists()
     pipeline._announce(inputs, config.output / ".build", Progress(False), alone=True)
     assert not under_way.exists()
+
+
+def test_a_file_that_a_killed_builds_worker_ends_just_now_is_no_error(tmp_path, monkeypatch):
+    path = tmp_path / ".dataset.json.7.tmp"
+    path.touch()
+    is_file = Path.is_file
+
+    def last_moment(self):
+        found = is_file(self)
+        self.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", last_moment)
+    pipeline._remove_temporary(tmp_path)
+    assert not path.exists()
 
 
 class Killed(BaseException):
