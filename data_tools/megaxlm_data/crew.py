@@ -15,7 +15,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 300.0  # without a beat of a rank that has begun
 _POLL_SECONDS = (0.05, 2.0)  # at first, and at most
 _TELL_SECONDS = 60.0
+_MOST_NAMED = 10  # ranks in a line
 
 
 class FinishedError(Exception):
@@ -162,6 +163,8 @@ class Crew:
         self._stage = stage
         if self.world_size == 1:
             return
+        for rank, content in self._begun():  # also where there is nothing to wait for
+            self._check_same(rank, content)
         pause, told = _POLL_SECONDS[0], time.monotonic()
         while left := len(missing()):
             if self._finished():
@@ -169,21 +172,38 @@ class Crew:
             self._look_at_others(stage)
             if time.monotonic() - told > _TELL_SECONDS:
                 told = time.monotonic()
-                self._progress.say(f"{stage}: waits for {left} tasks of other ranks")
+                self._progress.say(f"{stage}: waits for {left} tasks of {self._who_is_missing()}")
             time.sleep(pause)
             pause = min(_POLL_SECONDS[1], 1.5 * pause)
 
-    def _look_at_others(self, stage: str) -> None:
-        now, done = time.monotonic(), 0
+    def _begun(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields the others that have begun, and what each says of itself."""
         for rank in range(self.world_size):
             content = None if rank == self.rank else self._read(rank)
-            if content is None or content["beat"] == self._before.get(rank):
-                continue  # not begun, or not begun again: it may wait in a queue for days
-            if (content["world_size"], content["digest"]) != (self.world_size, self._digest):
-                raise UserError(
-                    f"rank {rank} builds another config, input or --world-size; start all ranks "
-                    "with the same"
-                )
+            if content is not None and content["beat"] != self._before.get(rank):
+                yield rank, content  # else not begun, or not again: it may stand in a queue
+
+    def _who_is_missing(self) -> str:
+        """Says for whom one waits: by number where a rank has not begun."""
+        here = {self.rank, *(rank for rank, _ in self._begun())}
+        absent = [str(rank) for rank in range(self.world_size) if rank not in here]
+        if not absent:
+            return "other ranks"
+        more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
+        named = ", ".join(absent[:_MOST_NAMED])
+        return f"other ranks; not started yet, or not seen in this `output`: rank {named}{more}"
+
+    def _check_same(self, rank: int, content: dict[str, Any]) -> None:
+        if (content["world_size"], content["digest"]) != (self.world_size, self._digest):
+            raise UserError(
+                f"rank {rank} builds another config, input or --world-size; start all ranks "
+                "with the same"
+            )
+
+    def _look_at_others(self, stage: str) -> None:
+        now, done = time.monotonic(), 0
+        for rank, content in self._begun():
+            self._check_same(rank, content)
             if content["state"] == "failed":
                 raise UserError(
                     f"{stage}: rank {rank} failed, its own output says why; start the ranks again "
@@ -229,7 +249,17 @@ class Crew:
             "world_size": self.world_size,
             "digest": self._digest,
         }
-        write_atomically(self._path(self.rank), json.dumps(content).encode())
+        path, text = self._path(self.rank), json.dumps(content).encode()
+        try:
+            write_atomically(path, text)
+        except OSError:
+            # A full disk must not make this rank look dead, or a failed one alive: the beat before
+            # has its place there. Half a beat that another rank reads is none, and read again.
+            if not path.exists():
+                raise
+            with open(path, "r+b") as file:
+                file.write(text)
+                file.truncate()
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -140,6 +141,11 @@ def _run(command: list[str]) -> str:
         )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
+        if full := next((line for line in lines if os.strerror(errno.ENOSPC) in line), None):
+            raise NoLibraryError(
+                f"{command[0]}: {full.strip()}; make room, or set MEGAXLM_DATA_DIR (and TMPDIR) to "
+                "folders that have it"
+            )
         first = next((line for line in lines if "error" in line), lines[0] if lines else "")
         raise NoLibraryError(
             f"{command[0]} failed: {first or f'exit code {done.returncode}'}; "

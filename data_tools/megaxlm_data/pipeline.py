@@ -102,6 +102,7 @@ def build(
             f"{where}{error.strerror or error}; finished work in {config.output} is kept: mend "
             "that and run the same command again",
             EXIT_FOUND_WRONG,
+            "rank" if world_size > 1 else "node",
         ) from None
     finally:
         open_cleaned.cache_clear()
@@ -110,6 +111,8 @@ def build(
 def _build(
     config: DataBuildConfig, progress: Progress, rank: int, world_size: int, dask: str | None
 ) -> DatasetIndex | None:
+    if world_size < 1:
+        raise UserError(f"--world-size {world_size}: must be 1 or more")
     if not 0 <= rank < world_size:
         raise UserError(f"--rank {rank}: must be from 0 up to --world-size {world_size}, less one")
     if config.shard_tokens > _MAX_SHARD_TOKENS:
@@ -123,7 +126,7 @@ def _build(
     # before a lock is asked for: ranks that all start again each find that nothing is to do
     index = _already_built(config.output, inputs)
     if index is None:
-        with _locked(work, rank, world_size):
+        with _speaks_for_itself(world_size), _locked(work, rank, world_size):
             index = _already_built(config.output, inputs)  # by who held the lock until now
             if index is None:
                 with _open_pool(config, dask) as pool:
@@ -283,6 +286,17 @@ def _already_built(directory: Path, plan: Inputs) -> DatasetIndex | None:
 
 
 @contextmanager
+def _speaks_for_itself(world_size: int) -> Iterator[None]:
+    """Has each rank say its own errors, also where a launcher starts several on a node."""
+    try:
+        yield
+    except UserError as error:
+        if world_size > 1:
+            error.known_to = "rank"
+        raise
+
+
+@contextmanager
 def _locked(work: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
     """Holds the work folder against a second build, or against a second process of this rank."""
     try:
@@ -351,7 +365,7 @@ def _remove_temporary(directory: Path) -> None:
             if path.is_dir() and path.name.startswith(".tokenizer."):
                 shutil.rmtree(path)
             elif path.is_file() and path.name.endswith(TEMPORARY_SUFFIX):
-                path.unlink()
+                path.unlink(missing_ok=True)  # a killed build's worker may be ending it just now
 
 
 def _remove_folder(folder: Path, progress: Progress) -> None:

@@ -9,6 +9,7 @@ count as a repeated 5-gram.
 from __future__ import annotations
 
 import ctypes
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -49,8 +50,8 @@ class RepeatedLines(Filter[Document]):
         return "repeated_line_chars" if repeated > self._maximum_chars[item.lang] * chars else None
 
 
-class TopNgram(Filter[Document]):
-    """Drops documents of which one run of n words makes up too much."""
+class _NgramShares(Filter[Document]):
+    """Drops documents of which runs of n words make up too much, for some n."""
 
     def __init__(self, maximum: PerLanguage[Mapping[int, float]]) -> None:
         """Takes the limits.
@@ -64,33 +65,26 @@ class TopNgram(Filter[Document]):
     def reason_to_drop(self, item: Document) -> str | None:
         """Names the first n over its limit."""
         limits = self._maximum[item.lang]
-        if not limits:
-            return None
-        units = units_of(item.text)
+        return self._first_over(units_of(item.text), limits) if limits else None
+
+    @abstractmethod
+    def _first_over(self, units: Units, limits: Mapping[int, float]) -> str | None: ...
+
+
+class TopNgram(_NgramShares):
+    """Drops documents of which one run of n words makes up too much."""
+
+    def _first_over(self, units: Units, limits: Mapping[int, float]) -> str | None:
         for n, limit in sorted(limits.items()):
             if top_ngram_share(units, n) > limit:
                 return f"top_{n}gram"
         return None
 
 
-class RepeatedNgrams(Filter[Document]):
+class RepeatedNgrams(_NgramShares):
     """Drops documents of which too much lies in runs of n words that were there before."""
 
-    def __init__(self, maximum: PerLanguage[Mapping[int, float]]) -> None:
-        """Takes the limits.
-
-        Args:
-            maximum: For each n the largest share of characters, spaces left out.
-        """
-        super().__init__()
-        self._maximum = maximum
-
-    def reason_to_drop(self, item: Document) -> str | None:
-        """Names the first n over its limit."""
-        limits = self._maximum[item.lang]
-        if not limits:
-            return None
-        units = units_of(item.text)
+    def _first_over(self, units: Units, limits: Mapping[int, float]) -> str | None:
         lowest = min(limits.values())
         for n, limit in sorted(limits.items()):
             share = repeated_ngram_share(units, n)

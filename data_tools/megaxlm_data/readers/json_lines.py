@@ -7,17 +7,11 @@ follows, and unlike orjson it takes `NaN` and large numbers, which metadata writ
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from megaxlm.errors import UserError
-from megaxlm_data.readers.lines import (
-    HEAD_CHARS,
-    LineReader,
-    Undecodable,
-    count_newlines,
-)
+from megaxlm_data.readers.lines import HEAD_CHARS, Undecodable
+from megaxlm_data.readers.record_lines import RecordLinesReader
 from megaxlm_data.readers.records import (
     FieldNames,
     Malformed,
@@ -28,7 +22,7 @@ from megaxlm_data.readers.records import (
 )
 
 
-class JsonLinesReader:
+class JsonLinesReader(RecordLinesReader):
     """Reads the records of a file, or of a range of an uncompressed one. Blank lines are none.
 
     Args:
@@ -49,36 +43,8 @@ class JsonLinesReader:
         start: int = 0,
         end: int | None = None,
     ) -> None:
-        self._path, self._fields = path, fields
-        self._policies, self._start = policies, start
-        self._reader = LineReader(path, policies.invalid_utf8, max_line_bytes, start, end)
-        self.counts: Counter[str] = self._reader.counts
-
-    @property
-    def position(self) -> int:
-        """Bytes of the file itself read until now."""
-        return self._reader.position
-
-    def __enter__(self) -> JsonLinesReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._reader.__exit__(*exc)
-
-    def __iter__(self) -> Iterator[RawRow]:
-        """Yields the rows.
-
-        Raises:
-            UserError: A line is no record with these fields, under the policy `fail`.
-        """
-        for block in self._reader:
-            if block.past_end:
-                return
-            for index, line in enumerate(block.lines):
-                if not isinstance(line, str):
-                    yield line
-                elif line and not line.isspace():
-                    yield self._row(line, block.first_line + index)
+        super().__init__(path, policies, max_line_bytes, start, end)
+        self._fields = fields
 
     def _row(self, line: str, number: int) -> RawRow:
         try:
@@ -149,10 +115,6 @@ class JsonLinesReader:
                 f"{self._path}:{self._line(number)}: {what}, or set on_bad_record to skip"
             )
         return Malformed(line[:HEAD_CHARS])
-
-    def _line(self, number: int) -> int:
-        # a range begins after the first newline at or behind the byte before it
-        return number + (count_newlines(self._path, self._start - 1) + 1 if self._start else 0)
 
 
 def _reason(error: ValueError) -> str:

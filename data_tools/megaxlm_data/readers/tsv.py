@@ -6,18 +6,18 @@ first line calls them; then that line is no document.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from megaxlm.errors import UserError
-from megaxlm_data.readers.lines import HEAD_CHARS, LineReader, count_newlines
+from megaxlm_data.readers.lines import HEAD_CHARS, LineReader
+from megaxlm_data.readers.record_lines import RecordLinesReader
 from megaxlm_data.readers.records import Malformed, Policies, RawRow
 
 Column = str | int
 _NAMES_SHOWN, _NAME_CHARS = 20, 30
 
 
-class TsvReader:
+class TsvReader(RecordLinesReader):
     """Reads the rows of a file, or of a range of an uncompressed one. Blank lines are none.
 
     Args:
@@ -40,21 +40,9 @@ class TsvReader:
         start: int = 0,
         end: int | None = None,
     ) -> None:
-        self._path, self._columns, self._keys = path, columns, keys
-        self._policies, self._start, self._limit = policies, start, max_line_bytes
-        self._reader = LineReader(path, policies.invalid_utf8, max_line_bytes, start, end)
-        self.counts: Counter[str] = self._reader.counts
-
-    @property
-    def position(self) -> int:
-        """Bytes of the file itself read until now."""
-        return self._reader.position
-
-    def __enter__(self) -> TsvReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._reader.__exit__(*exc)
+        super().__init__(path, policies, max_line_bytes, start, end, has_header(columns))
+        self._columns, self._keys, self._limit = columns, keys, max_line_bytes
+        self._places: list[int] = []  # of the columns; read from the first line when rows are
 
     def __iter__(self) -> Iterator[RawRow]:
         """Yields the rows.
@@ -62,34 +50,22 @@ class TsvReader:
         Raises:
             UserError: A name is not in the first line; or a line lacks a column, policy `fail`.
         """
-        skips = self._start == 0 and has_header(self._columns)
-        places = column_places(self._path, self._columns, self._keys, self._limit)
-        for block in self._reader:
-            if block.past_end:
-                return
-            for index, line in enumerate(block.lines):
-                if skips:
-                    skips = False
-                elif not isinstance(line, str):
-                    yield line
-                elif line and not line.isspace():
-                    yield self._row(line, places, block.first_line + index)
+        self._places = column_places(self._path, self._columns, self._keys, self._limit)
+        return super().__iter__()
 
-    def _row(self, line: str, places: list[int], number: int) -> RawRow:
-        values = line.split("\t")
+    def _row(self, line: str, number: int) -> RawRow:
+        values, places = line.split("\t"), self._places
         if max(places) < len(values):
             return tuple(values[place].strip() for place in places)
         if self._policies.bad_record == "skip":
             return Malformed(line[:HEAD_CHARS])
-        # the range begins after the first newline at or behind the byte before it
-        before = count_newlines(self._path, self._start - 1) + 1 if self._start else 0
         place, key = next(
             each for each in zip(places, self._keys, strict=True) if each[0] >= len(values)
         )
         raise UserError(
-            f"{self._path}:{before + number}: {len(values)} columns, and `{key}` asks for number "
-            f"{place}, counted from 0; repair the line, correct `{key}`, or set on_bad_record to "
-            "skip"
+            f"{self._path}:{self._line(number)}: {len(values)} columns, and `{key}` asks for "
+            f"number {place}, counted from 0; repair the line, correct `{key}`, or set "
+            "on_bad_record to skip"
         )
 
 

@@ -48,4 +48,4 @@ def chunks_of(blocks: Iterator[Block]) -> list[Chunk]:
 def remove_temporary(folder: Path) -> None:
     """Removes what killed builds left half written."""
     for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-        path.unlink()
+        path.unlink(missing_ok=True)  # a worker that outlives its build for a moment ends it

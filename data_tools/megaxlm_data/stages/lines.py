@@ -27,21 +27,15 @@ from megaxlm.data.shards import write_atomically
 from megaxlm_data.crew import Crew
 from megaxlm_data.dedup import records as sorted_records
 from megaxlm_data.dedup.lines import line_records, repeats, without_lines
-from megaxlm_data.dedup.records import (
-    RECORD,
-    Records,
-    SortedFile,
-    bucket_bounds,
-    read_range,
-    write_sorted,
-)
+from megaxlm_data.dedup.records import RECORD, Records, SortedFile, write_sorted
 from megaxlm_data.document import Document
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages import chunks
-from megaxlm_data.stages.chunks import Chunk, chunks_of, remove_temporary
+from megaxlm_data.stages.chunks import chunks_of, remove_temporary
 from megaxlm_data.stages.clean import CleanReport, cleaned_path
 from megaxlm_data.stages.plan import Group, Plan, Unit, digest_of
 from megaxlm_data.stages.select import Block, blocks_of
+from megaxlm_data.stages.shuffle import BucketTask, ChunkTask, GroupFiles, GroupTask
 from megaxlm_data.stages.tasks import run_tasks
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.atomic import atomic_file
@@ -53,62 +47,29 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A group's files, until it is done."""
+class _Work(GroupFiles):
+    """A group's files, until all its units are rewritten."""
 
-    folder: Path
-    done: Path  # a marker: all units are rewritten
-    chunks: int
-    most_records: int
     settings: LineDeduplicationConfig
-    bucket_records: int
-
-    def records(self, chunk: int) -> Path:
-        return self.folder / f"{chunk:06d}.records"
 
     def repeats(self, bucket: int) -> Path:
         return self.folder / f"{bucket:06d}.repeats"
 
-    @property
-    def buckets(self) -> list[tuple[int, int]]:
-        """The ranges of hashes, by an upper bound of the number of records."""
-        return bucket_bounds(self.most_records, self.bucket_records)
 
-
-@dataclass(frozen=True)
-class _Task:
-    work: _Work
-
-    @property
-    def group_done(self) -> Path:
-        return self.work.done
-
-
-@dataclass(frozen=True)
-class _HashTask(_Task):
-    chunk: Chunk
-
-    @property
-    def size(self) -> int:
-        return self.chunk.stop - self.chunk.start
-
+class _HashTask(ChunkTask[_Work]):
     @property
     def result(self) -> Path:
         return self.work.records(self.chunk.number)
 
 
-@dataclass(frozen=True)
-class _RepeatTask(_Task):
-    bucket: int
-    size: int = 1
-
+class _RepeatTask(BucketTask[_Work]):
     @property
     def result(self) -> Path:
         return self.work.repeats(self.bucket)
 
 
 @dataclass(frozen=True)
-class _RewriteTask(_Task):
+class _RewriteTask(GroupTask[_Work]):
     blocks: tuple[Block, ...]
     lang: str
     min_document_chars: int
@@ -210,8 +171,8 @@ def _work(
         folder / f"{name}.done",
         len(chunks_of(blocks_of(group, reports, cleaned))),
         size // settings.min_chars,  # a character takes a byte at least
-        settings,
         sorted_records.BUCKET_RECORDS,
+        settings,
     )
 
 
@@ -299,8 +260,7 @@ def _hash(task: _HashTask) -> None:
 
 def _repeat(task: _RepeatTask) -> None:
     work = task.work
-    paths = [work.records(number) for number in range(work.chunks)]
-    found = repeats(read_range(paths, *work.buckets[task.bucket]), work.settings.max_documents)
+    found = repeats(work.read_bucket(task.bucket), work.settings.max_documents)
     write_sorted(task.result, found)
     advance(task.size)
 

@@ -33,7 +33,7 @@ from megaxlm_data.dedup.clusters import Clusters
 from megaxlm_data.dedup.kept import Kept, kept_marker, read_kept
 from megaxlm_data.dedup.lsh import band_records, candidate_pairs
 from megaxlm_data.dedup.minhash import Shingling, band_hashes, has_shingles, sign
-from megaxlm_data.dedup.records import RECORD, bucket_bounds, read_pieces, read_range, write_sorted
+from megaxlm_data.dedup.records import RECORD, read_pieces, write_sorted
 from megaxlm_data.dedup.signature_files import SignatureFiles, write_signatures
 from megaxlm_data.progress import Progress
 from megaxlm_data.stages import chunks
@@ -42,6 +42,7 @@ from megaxlm_data.stages.clean import CleanReport
 from megaxlm_data.stages.near_samples import write_samples
 from megaxlm_data.stages.plan import Plan, digest_of
 from megaxlm_data.stages.select import blocks_of
+from megaxlm_data.stages.shuffle import BucketTask, ChunkTask, GroupFiles
 from megaxlm_data.stages.tasks import run_tasks
 from megaxlm_data.workers import WorkerPool, advance
 from megaxlm_data.writers.atomic import atomic_file
@@ -53,21 +54,15 @@ _VERSION = 1  # of signatures: raised when they change
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A group's files, until it is done."""
+class _Work(GroupFiles):
+    """A group's files, until what stays is known."""
 
-    folder: Path
-    done: Path  # the marker of what stays
     starts: tuple[int, ...]  # first row of each chunk
     rows: int
     config: NearDuplicatesConfig
-    bucket_records: int
 
     def signatures(self, chunk: int) -> Path:
         return self.folder / f"{chunk:06d}.signatures"
-
-    def records(self, chunk: int) -> Path:
-        return self.folder / f"{chunk:06d}.records"
 
     def pairs(self, bucket: int) -> Path:
         return self.folder / f"{bucket:06d}.pairs"
@@ -75,32 +70,13 @@ class _Work:
     def similar(self, chunk: int) -> Path:
         return self.folder / f"{chunk:06d}.similar"
 
-    @property
-    def buckets(self) -> list[tuple[int, int]]:
-        """The ranges of hashes, by an upper bound of the number of records."""
-        return bucket_bounds(self.rows * self.config.bands, self.bucket_records)
-
     def signature_files(self) -> SignatureFiles:
-        paths = [self.signatures(number) for number in range(len(self.starts))]
+        paths = [self.signatures(number) for number in range(self.chunks)]
         return SignatureFiles(paths, self.starts, self.config.num_permutations)
 
 
 @dataclass(frozen=True)
-class _ChunkTask:
-    work: _Work
-    chunk: Chunk
-
-    @property
-    def size(self) -> int:
-        return self.chunk.stop - self.chunk.start
-
-    @property
-    def group_done(self) -> Path:
-        return self.work.done
-
-
-@dataclass(frozen=True)
-class _SignTask(_ChunkTask):
+class _SignTask(ChunkTask[_Work]):
     bits: npt.NDArray[np.uint8]  # of the rows of the chunk, 1 for those that stay
 
     @property
@@ -108,26 +84,16 @@ class _SignTask(_ChunkTask):
         return self.work.records(self.chunk.number)
 
 
-@dataclass(frozen=True)
-class _VerifyTask(_ChunkTask):
+class _VerifyTask(ChunkTask[_Work]):
     @property
     def result(self) -> Path:
         return self.work.similar(self.chunk.number)
 
 
-@dataclass(frozen=True)
-class _MatchTask:
-    work: _Work
-    bucket: int
-    size: int = 1
-
+class _MatchTask(BucketTask[_Work]):
     @property
     def result(self) -> Path:
         return self.work.pairs(self.bucket)
-
-    @property
-    def group_done(self) -> Path:
-        return self.work.done
 
 
 @dataclass(frozen=True)
@@ -179,9 +145,17 @@ def near_duplicates(
         before = kept[group.name]
         digest = near_digest(before, settings)
         pieces = chunks_of(blocks_of(group, reports, cleaned))
-        starts = tuple(chunk.start for chunk in pieces)
-        done, buckets = kept_marker(folder, digest), sorted_records.BUCKET_RECORDS
-        work = _Work(folder / digest, done, starts, pieces[-1].stop, settings, buckets)
+        rows = pieces[-1].stop
+        work = _Work(
+            folder / digest,
+            kept_marker(folder, digest),
+            len(pieces),
+            rows * settings.bands,
+            sorted_records.BUCKET_RECORDS,
+            tuple(chunk.start for chunk in pieces),
+            rows,
+            settings,
+        )
         groups.append(_Group(group.name, work, pieces, before, digest))
     waiting = [each for each in groups if not each.work.done.exists()]
     if crew.leads:
@@ -257,10 +231,7 @@ def _sign(task: _SignTask) -> None:
 
 
 def _match(task: _MatchTask) -> None:
-    work = task.work
-    first, end = work.buckets[task.bucket]
-    paths = [work.records(number) for number in range(len(work.starts))]
-    pairs = candidate_pairs(read_range(paths, first, end))
+    pairs = candidate_pairs(task.work.read_bucket(task.bucket))
     with atomic_file(task.result) as file:
         file.write(pairs.tobytes())
     advance(task.size)

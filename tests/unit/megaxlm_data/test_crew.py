@@ -1,3 +1,5 @@
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -84,6 +86,50 @@ def test_another_world_or_input_is_refused(tmp_path, other):
     with a_crew(tmp_path, 0) as first, a_crew(tmp_path, 1, **other):
         with pytest.raises(UserError, match="rank 1 builds another config, input or --world-size"):
             first.wait("clean", lambda: ["task"])
+
+
+def test_another_config_is_refused_also_where_nothing_is_left_to_wait_for(tmp_path):
+    with a_crew(tmp_path, 2, 3) as stray, a_crew(tmp_path, 0), a_crew(tmp_path, 1):
+        with pytest.raises(UserError, match="rank 0 builds another config, input or --world-size"):
+            stray.wait("sign", lambda: [])
+
+
+def test_who_waits_names_the_ranks_that_have_not_begun(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_TELL_SECONDS", 0.1)
+    left = ["task", "task"]
+    with Crew(1, 14, tmp_path, "d", Progress(True)) as one, a_crew(tmp_path, 3, 14):
+        threading.Timer(0.5, left.clear).start()
+        one.wait("clean", lambda: left)
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said == (
+        "clean: waits for 2 tasks of other ranks; not started yet, or not seen in this `output`: "
+        "rank 0, 2, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more"
+    )
+    with Crew(1, 2, tmp_path, "d", Progress(True)) as one, a_crew(tmp_path, 0):
+        left.append("task")
+        threading.Timer(0.5, left.clear).start()
+        one.wait("clean", lambda: left)
+    assert capsys.readouterr().err.splitlines()[0] == "clean: waits for 1 tasks of other ranks"
+
+
+def test_a_rank_on_a_full_disk_still_says_that_it_lives_and_that_it_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+    whole = module.write_atomically
+
+    def full(path, content):
+        if path.name == "00001.json" and path.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(path, content)
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    left = ["task"]
+    with a_crew(tmp_path, 0, patience=0.4) as first:
+        with pytest.raises(OSError), a_crew(tmp_path, 1):
+            threading.Timer(1.2, left.clear).start()
+            first.wait("encode", lambda: left)
+            raise OSError(errno.ENOSPC, "full")
+        with pytest.raises(UserError, match="encode: rank 1 failed, its own output says why"):
+            first.wait("encode", lambda: ["task"])
 
 
 def test_what_is_lost_after_all_others_are_done_is_not_waited_for_forever(tmp_path):

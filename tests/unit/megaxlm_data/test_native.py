@@ -86,6 +86,11 @@ def test_switched_off_says_nothing(here, monkeypatch, capsys):
         ("exit 3", "exit code 3"),
         ("echo 'x.cpp:1: error: no such thing' >&2; exit 1", "error: no such thing"),
         ("printf '\\377\\376 no license\\n' >&2; exit 1", "no license"),
+        (
+            "echo 'ld: final link failed: No space left on device' >&2; "
+            "echo 'collect2: error: ld returned 1 exit status' >&2; exit 1",
+            "No space left on device; make room, or set MEGAXLM_DATA_DIR",
+        ),
         ('[ "$1" = --version ] || kill -9 $$', "killed by signal 9"),
     ],
 )

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from megaxlm_data import pipeline
 from megaxlm_data.pipeline import build
 from megaxlm_data.progress import Progress
+from megaxlm_data.sample import write_corpus
 from megaxlm_data.stages import encode as encode_module
 from megaxlm_data.stages.plan import find_inputs
 from megaxlm_data.writers import cleaned as cleaned_module
@@ -34,7 +36,7 @@ if __name__ == "__main__":
     try:
         build(config, False, int(sys.argv[2]), int(sys.argv[3]))
     except UserError as error:
-        sys.exit(str(error))
+        sys.exit(f"{error} ({error.known_to})")
 """
 
 
@@ -124,15 +126,81 @@ def test_a_rank_whose_input_is_bad_ends_the_others_with_a_line(make_config, star
     assert any("hi3.txt" in line[-1] and "invalid UTF-8" in line[-1] for line in lines)
     assert any("failed, its own output says why" in line[-1] for line in lines)
     assert not any("Traceback" in text for line in lines for text in line)
+    assert [line[-1].rpartition(" ")[2] for line in lines] == ["(rank)"] * 2
     bad.write_text("क" * 40)
     ranks = [start(config, rank, 2) for rank in (0, 1)]
     assert [process.wait(300) for process in ranks] == [0, 0]
 
 
 def test_ranks_are_checked(make_config):
-    for rank, world_size in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(UserError, match="--rank"):
+    for rank, world_size in ((2, 2), (-1, 2)):
+        with pytest.raises(UserError, match=f"--rank {rank}: must be from 0 up to --world-size 2"):
             build(make_config("out"), False, rank, world_size)
+    with pytest.raises(UserError, match="--world-size 0: must be 1 or more") as caught:
+        build(make_config("out"), False, 0, 0)
+    assert caught.value.known_to == "node"  # all of them have it
+
+
+def test_ranks_detect_and_check_languages_as_one_process_does(
+    make_config, start, tree_hash, small_segments, tmp_path
+):
+    pytest.importorskip("eldc")
+    pytest.importorskip("py3langid")
+    write_corpus(tmp_path / "sample", ("de", "ru", "sw"), 60, 0, 0)
+    texts = [
+        (tmp_path / f"sample/mono/{lang}.txt").read_text().split("\n\n")
+        for lang in ("de", "ru", "sw")
+    ]
+    mixed = [text for row in zip(*texts, strict=True) for text in row]
+    for number in range(3):
+        (tmp_path / f"mixed{number}.txt").write_text("\n\n".join(mixed[60 * number :][:60]))
+    (tmp_path / "named.txt").write_text("\n\n".join([*texts[0][:30], *texts[2][:5]]))
+    changes = {
+        "corpora": [
+            {"lang": "detect", "paths": [f"{tmp_path}/mixed?.txt"]},
+            {"lang": "de", "paths": [f"{tmp_path}/named.txt"]},
+        ],
+        "language_identification": {"enabled": True},
+        "deduplication": {"lines": {"max_documents": 3}, "near": {}},
+    }
+    alone, together = make_config("alone", **changes), make_config("together", **changes)
+    index = build(alone, progress=False)
+    assert {"de", "ru", "sw"} <= set(index.languages)
+    assert index.build["cleaning"]["de"]["dropped"]["wrong_language"] >= 5
+    ranks = [start(together, rank, 2) for rank in (1, 0)]
+    assert [said(process) for process in ranks] == [[], []]
+    assert tree_hash(together.output) == tree_hash(alone.output)
+
+
+def test_ranks_on_a_disk_that_is_really_full_go_on_when_there_is_room(
+    make_config, start, tree_hash, small_segments, tmp_path
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    alone, config = make_config("alone"), make_config("disk/out")
+    try:
+        ranks = [start(config, rank, 2) for rank in (0, 1)]
+        lines = [said(process) for process in ranks]
+        assert [process.returncode for process in ranks] == [1, 1]
+        ends = [line[-1] for line in lines]
+        assert any("No space left on device; finished work in" in end for end in ends)
+        assert all(
+            "finished work" in end
+            and end.endswith("is kept: mend that and run the same command again (rank)")
+            or "failed, its own output" in end
+            for end in ends
+        )
+        assert not any("Traceback" in text for line in lines for text in line)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        ranks = [start(config, rank, 2) for rank in (0, 1)]
+        assert [said(process) for process in ranks] == [[], []]
+        build(alone, progress=False)
+        assert tree_hash(config.output) == tree_hash(alone.output)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_rank_that_is_not_needed_ends_with_the_others(make_config, start, tmp_path, make_corpus):
@@ -155,6 +223,21 @@ def test_a_lead_that_starts_again_leaves_what_others_are_writing(make_config):
     assert under_way.exists()
     pipeline._announce(inputs, config.output / ".build", Progress(False), alone=True)
     assert not under_way.exists()
+
+
+def test_a_file_that_a_killed_builds_worker_ends_just_now_is_no_error(tmp_path, monkeypatch):
+    path = tmp_path / ".dataset.json.7.tmp"
+    path.touch()
+    is_file = Path.is_file
+
+    def last_moment(self):
+        found = is_file(self)
+        self.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", last_moment)
+    pipeline._remove_temporary(tmp_path)
+    assert not path.exists()
 
 
 class Killed(BaseException):
