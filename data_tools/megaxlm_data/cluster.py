@@ -50,7 +50,6 @@ class DaskPool(WorkerPool):
         super().__init__(count)
         self._build, self._folder, self._output = uuid.uuid4().hex, os.getcwd(), output.absolute()
         self._checked: set[str] = set()
-        self._amount = 0
         self._client = _connect(where)
         self._executor: Executor | None = None
         try:
@@ -100,7 +99,6 @@ class DaskPool(WorkerPool):
         try:
             self._look_at_workers()
             for task, (result, amount) in super().map(run, tasks, order):
-                self._amount = amount
                 report(amount)
                 yield task, result
         except KilledWorker as error:
