@@ -13,7 +13,8 @@ fi
 
 ruff check .
 ruff format --check .
-mypy --strict --follow-imports=silent megaxlm/config megaxlm/data megaxlm/objectives kernels/megaxlm_kernels
+mypy --strict --follow-imports=silent megaxlm/config megaxlm/data megaxlm/objectives \
+    kernels/megaxlm_kernels data_tools/megaxlm_data
 
 # Unit tests share the cores; tests that start several processes run one after the other.
 unset PYTHONDONTWRITEBYTECODE  # each of some hundred processes would compile our modules anew
