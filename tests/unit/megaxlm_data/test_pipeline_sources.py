@@ -370,7 +370,7 @@ def test_a_build_of_many_languages_that_was_stopped_gives_the_same_bytes(
     import os
 
     real = os.replace
-    for number in range(1, 100):
+    for number in range(1, 100, 3):  # at each rename, with fewer languages: test_pipeline_faults
         seen = [0]
 
         def replace(source, target, seen=seen, number=number):
