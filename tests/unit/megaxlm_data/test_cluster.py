@@ -169,7 +169,7 @@ def test_what_cannot_take_part_is_refused(dask, tmp_path, monkeypatch):
         DaskPool(1, "tcp://127.0.0.1:9", tmp_path)
     monkeypatch.undo()
     dask.schedule()
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 5)
     with pytest.raises(UserError, match="has no worker; start some: `dask worker tcp://"):
         DaskPool(1, str(dask.file), tmp_path)
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", SECONDS)
