@@ -22,6 +22,7 @@ from megaxlm.checkpoint import space
 from megaxlm.data.batch import MicroBatch
 from megaxlm.testing.distributed import Ranks
 from megaxlm.testing.launchers import run_megaxlm
+from megaxlm.testing.models import nan_weights
 from megaxlm.train import recovery
 from megaxlm.train.engine import TrainingEngine
 from megaxlm.train.pipeline_engine import PipelineTrainingEngine
@@ -85,9 +86,11 @@ class Faults:
     def __init__(self, plan: Plan) -> None:
         self._plan, self._calls = plan, 0
         self._full = collections.Counter(plan.full)
+        self._nan_weights = nan_weights()
 
     def install(self) -> None:
         """Puts the faults in their places."""
+        self._nan_weights.__enter__()  # for as long as this process lives
         for kind in (TrainingEngine, PipelineTrainingEngine):
             kind.train_step = self._with_factors(kind.train_step)  # type: ignore[method-assign]
         Trainer._take_step = self._noting(Trainer._take_step)  # type: ignore
@@ -122,10 +125,7 @@ class Faults:
     def _broken(self, batch: MicroBatch) -> MicroBatch:
         factors = self._plan.factors
         found = [factors[row] for row in batch.row_ids.tolist() if row in factors]
-        if not found:
-            return batch
-        weight = batch.target_weight.clone()
-        weight[weight != 0] *= found[0]  # of padding: 0 times an infinite factor is NaN, refused
+        weight = batch.target_weight * found[0] if found else batch.target_weight
         return dataclasses.replace(batch, target_weight=weight)
 
     def _filling(self, disk_usage: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from megaxlm.config.pretrain import ModelConfig
 from megaxlm.data.batch import MicroBatch
+from megaxlm.model.heads import Decoder
 
 
 def tiny_model_config(
@@ -92,3 +96,30 @@ def join_micro_batches(batches: Sequence[MicroBatch]) -> MicroBatch:
         row_ids=torch.cat([batch.row_ids for batch in batches]),
         seq_len=first.seq_len,
     )
+
+
+@contextmanager
+def nan_weights() -> Iterator[None]:
+    """Has a NaN weight of a target, which the loss refuses, stand for a NaN in its hidden state.
+
+    So a test breaks a step by its batch alone, and loss and gradients are NaN as they are after an
+    overflow in the model.
+    """
+    forward = Decoder.forward
+
+    def with_nan(
+        decoder: Decoder,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        target_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if target_weight is not None and (broken := target_weight.isnan()).any():
+            hidden = hidden * torch.where(broken, math.nan, 1.0).to(hidden.dtype)[:, None]
+            target_weight = target_weight.masked_fill(broken, 1.0)
+        return forward(decoder, hidden, targets, target_weight)
+
+    Decoder.forward = with_nan  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Decoder.forward = forward  # type: ignore[method-assign]

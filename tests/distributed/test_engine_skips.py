@@ -12,7 +12,7 @@ from megaxlm.config.deepspeed import builtin_deepspeed_config, resolve_deepspeed
 from megaxlm.config.pretrain import PretrainConfig
 from megaxlm.distributed import environment
 from megaxlm.testing.distributed import run_distributed
-from megaxlm.testing.models import random_micro_batch, tiny_model_config
+from megaxlm.testing.models import nan_weights, random_micro_batch, tiny_model_config
 from megaxlm.train.initial_weights import InitialWeights
 
 pytestmark = pytest.mark.distributed
@@ -23,6 +23,11 @@ RUNS += [(1, "fp32", 2), (1, "bf16", 2)]
 
 
 def steps_with_nan(runs: list[Run]) -> list[dict[str, Any]]:
+    with nan_weights():
+        return _steps_with_nan(runs)
+
+
+def _steps_with_nan(runs: list[Run]) -> list[dict[str, Any]]:
     from megaxlm.train.backend import connect
     from megaxlm.train.engine import TrainingEngine
     from megaxlm.train.pipeline_engine import PipelineTrainingEngine
@@ -64,8 +69,8 @@ def steps_with_nan(runs: list[Run]) -> list[dict[str, Any]]:
             first = 4 * seed + 2 * engine.grid.data_rank
             batches = [random_micro_batch(first + n) for n in range(engine.grad_accum_steps)]
             if broken and place.rank == 1:
-                weight = torch.full_like(batches[0].target_weight, math.inf)  # NaN in all gradients
-                batches[0] = dataclasses.replace(batches[0], target_weight=weight)
+                nan = torch.full_like(batches[0].target_weight, math.nan)
+                batches[0] = dataclasses.replace(batches[0], target_weight=nan)
             if loss and place.rank == 1:
                 decoder.forward = decode_without_loss  # noqa: B023
             result = engine.train_step(batches, 1e-3)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.distributed
 STEPS = 14
 ROWS = 8  # of a global batch: rank 1 computes rows 2, 3, 6, 7
 SECONDS = 300
+NAN = math.nan
 CONFIG = """\
 run_dir: {run_dir}
 seed: 5
@@ -98,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_fault_that_passes_leaves_no_trace_but_a_line(folder: Path) -> None:
-    codes, said = pretrain(folder, "transient", calls=[4], factors={of_step(4)[2]: math.inf})
+    codes, said = pretrain(folder, "transient", calls=[4], factors={of_step(4)[2]: NAN})
     assert codes == [0, 0], said
     assert same(weights(folder / "transient"), weights(folder / "clean"))
     assert losses(folder / "transient") == losses(folder / "clean")
@@ -134,12 +135,7 @@ def test_one_bad_step_counts_and_updates_nothing(folder: Path) -> None:
 def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
     """Three steps that are not finite, a kill right after the rollback, and a spike at the end."""
     # After the first rollback rows 24 to 55 are left out: step 12 has rows 120 to 127.
-    faults = {
-        of_step(5)[2]: math.inf,
-        of_step(6)[3]: math.inf,
-        of_step(7)[6]: math.inf,
-        122: 1000.0,
-    }
+    faults = {of_step(5)[2]: NAN, of_step(6)[3]: math.inf, of_step(7)[6]: NAN, 122: 1000.0}
     run_dir = folder / "faulty"
     codes, said = pretrain(folder, "faulty", factors=faults, die_on_rollback="dropping")
     assert codes[0] == -signal.SIGKILL and codes[1] != 0, said
@@ -188,7 +184,7 @@ def test_rollbacks_a_kill_and_the_replay_of_the_log(folder: Path) -> None:
 def test_a_kill_between_what_a_rollback_drops_and_its_line_lets_it_happen_again(
     folder: Path,
 ) -> None:
-    faults = {of_step(5)[2]: math.inf, of_step(6)[3]: math.inf, of_step(7)[6]: math.inf}
+    faults = {of_step(5)[2]: NAN, of_step(6)[3]: math.inf, of_step(7)[6]: NAN}
     run_dir = folder / "dropped"
     codes, said = pretrain(folder, "dropped", factors=faults, die_on_rollback="dropped")
     assert codes[0] == -signal.SIGKILL and codes[1] != 0, said
@@ -211,7 +207,7 @@ def test_a_kill_between_what_a_rollback_drops_and_its_line_lets_it_happen_again(
 
 def test_a_run_that_cannot_recover_ends_with_one_line(folder: Path) -> None:
     """On two pipeline stages, of which only the last sees that something is wrong."""
-    every = {row: math.inf for row in range(1000)}
+    every = {row: NAN for row in range(1000)}
     overrides = ("training.pipeline_stages=2", "faults.max_rollbacks=1")
     codes, said = pretrain(folder, "hopeless", *overrides, factors=every)
     assert codes == [1, 1], said
