@@ -8,6 +8,8 @@ path, and are pure functions of these: one that runs twice leaves the same bytes
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -75,9 +77,12 @@ class DaskPool(WorkerPool):
         trace: TracebackType | None,
     ) -> None:
         # What runs on when the build ends by an error is finished there and found by the next one.
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
-        self._client.close()
+        # Where the scheduler is gone, both may fail too; what ended the build is the error to show.
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            if self._executor is not None:
+                self._executor.shutdown(wait=False)
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            self._client.close()
 
     def map(
         self,
@@ -108,7 +113,7 @@ class DaskPool(WorkerPool):
                 f"their logs, mend that, then {_CONTINUE}",
                 EXIT_FOUND_WRONG,
             ) from None
-        except (CancelledError, CommClosedError, TimeoutError):
+        except (CancelledError, asyncio.CancelledError, CommClosedError, TimeoutError):
             raise UserError(
                 f"the Dask scheduler is gone; start it, then {_CONTINUE}", EXIT_FOUND_WRONG
             ) from None

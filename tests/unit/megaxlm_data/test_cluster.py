@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from megaxlm_data import cluster
@@ -227,3 +228,13 @@ def test_a_build_has_the_bytes_of_one_without_a_cluster(
     build(make("alone", seed=5), False)
     build(make("together", seed=5), False, dask=str(two_workers.file))
     assert content(tmp_path / "together") == content(tmp_path / "alone") != expected
+
+
+def test_what_fails_in_closing_does_not_hide_why_the_build_ended():
+    def fails(*arguments, **named):
+        raise TimeoutError("no answer")
+
+    pool = DaskPool.__new__(DaskPool)
+    pool._executor, pool._client = SimpleNamespace(shutdown=fails), SimpleNamespace(close=fails)
+    with pytest.raises(UserError, match="the first error"), pool:
+        raise UserError("the first error")
